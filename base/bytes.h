@@ -1,0 +1,31 @@
+// Views of raw bytes, and the page: the unit of dirty tracking and shipping.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace pollux {
+
+using Bytes = std::vector<std::byte>;
+using ByteView = std::span<const std::byte>;
+using MutableByteView = std::span<std::byte>;
+
+// x86 base page. KVM's dirty log and the memory slots count in these.
+inline constexpr std::size_t kPageSize = 4096;
+inline constexpr unsigned kPageShift = 12;
+
+template <class T>
+ByteView bytes_of(const T& object) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  return std::as_bytes(std::span<const T, 1>(&object, 1));
+}
+
+template <class T>
+MutableByteView mutable_bytes_of(T& object) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  return std::as_writable_bytes(std::span<T, 1>(&object, 1));
+}
+
+}  // namespace pollux

@@ -1,0 +1,9 @@
+# Everything comes from Debian packages (see `./run setup`); the build downloads nothing.
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+# 1.81, not Debian's default 1.74: the first whose Asio coroutines compile cleanly as C++20 with g++ 12.
+find_package(Boost 1.81 REQUIRED COMPONENTS json)
+find_package(CapnProto CONFIG REQUIRED)
+find_package(spdlog CONFIG REQUIRED)
+find_package(CLI11 CONFIG REQUIRED)
+pkg_check_modules(sodium REQUIRED IMPORTED_TARGET libsodium)

@@ -1,0 +1,43 @@
+// A raw disk image: a regular file or a block device on the host.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/bytes.h"
+#include "base/fd.h"
+
+namespace pollux::vmm {
+
+inline constexpr std::uint64_t kSectorSize = 512;  // virtio-blk's unit (virtio 1.2, 5.2.4)
+
+// Thread safe. Offsets and lengths are bytes within size().
+class Image {
+ public:
+  // Throws UsageError naming the path: missing, not a file or block device, empty, or not a multiple of 512
+  // bytes, or in use by another process (an exclusive lock is taken unless read-only).
+  Image(const std::string& path, bool read_only);
+
+  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] std::uint64_t size() const { return size_; }
+  [[nodiscard]] bool read_only() const { return read_only_; }
+
+  // False on an I/O error (logged here, once per kind).
+  [[nodiscard]] bool read(std::uint64_t offset, MutableByteView into);
+  [[nodiscard]] bool write(std::uint64_t offset, ByteView from);
+  // Deallocates where the host can; the range reads as zeros in any case.
+  [[nodiscard]] bool discard(std::uint64_t offset, std::uint64_t length);
+  // fdatasync: all writes before it are durable.
+  [[nodiscard]] bool sync();
+
+ private:
+  bool failed(const char* operation);
+
+  std::string path_;
+  Fd fd_;
+  std::uint64_t size_ = 0;
+  bool read_only_;
+  bool block_device_ = false;
+};
+
+}  // namespace pollux::vmm

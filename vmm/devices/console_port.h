@@ -1,0 +1,27 @@
+// The host's end of a guest console: standard input and output (raw when a terminal), a file, or nothing.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/bytes.h"
+
+namespace pollux::vmm {
+
+class ConsolePort {
+ public:
+  virtual ~ConsolePort() = default;
+  // Readable when input waits; -1 when there is never any.
+  [[nodiscard]] virtual int poll_fd() const = 0;
+  // Waiting input, empty at end of file (then poll_fd() becomes -1).
+  [[nodiscard]] virtual Bytes read() = 0;
+  // Best effort: a console that cannot be written is logged once and the bytes are lost.
+  virtual void write(ByteView bytes) = 0;
+};
+
+// `spec`: "stdio", "file=PATH" (created, truncated) or "none". Throws UsageError naming the spec.
+// stdio puts a terminal into raw mode until destruction; Ctrl-A x calls `on_leave`, Ctrl-A a sends Ctrl-A.
+std::unique_ptr<ConsolePort> open_console(const std::string& spec, std::function<void()> on_leave);
+
+}  // namespace pollux::vmm
