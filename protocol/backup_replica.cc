@@ -1,0 +1,387 @@
+#include "protocol/backup_replica.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "protocol/overloaded.h"
+
+namespace pollux::protocol {
+
+using namespace backup;
+
+BackupReplica::BackupReplica(BackupConfig config) : config_(config) {
+  POLLUX_ASSERT(config_.timing.heartbeat_interval < config_.timing.silence_timeout);
+  POLLUX_ASSERT(config_.max_record_bytes > 0);
+}
+
+BackupReplica::Effects BackupReplica::step(const Event& event, TimePoint now) {
+  now_ = now;
+  effects_.clear();
+  std::visit([this](const auto& alternative) { on(alternative); }, event);
+  check_invariants();
+  return std::exchange(effects_, {});
+}
+
+BackupReplica::Effects BackupReplica::receive(const Message& message, TimePoint now) {
+  now_ = now;
+  effects_.clear();
+  if (is_linked()) {
+    last_heard_ = now;
+    std::visit([this](const auto& alternative) { on_message(alternative); }, message);
+  }
+  check_invariants();
+  return std::exchange(effects_, {});
+}
+
+std::optional<TimePoint> BackupReplica::next_deadline() const {
+  if (!is_linked()) return std::nullopt;
+  return std::min(next_heartbeat_, last_heard_ + config_.timing.silence_timeout);
+}
+
+EpochId BackupReplica::last_acknowledged() const { return acked_.value_or(EpochId{0}); }
+
+std::uint64_t BackupReplica::staged_bytes() const { return unapplied_bytes_ + (open_ ? tally_.bytes : 0); }
+
+// Events.
+
+void BackupReplica::on(const LinkUp&) {
+  if (state_ == State::kEnded) return;
+  POLLUX_ASSERT(state_ == State::kIdle);
+  state_ = State::kAwaitingHello;
+  last_heard_ = now_;
+  next_heartbeat_ = now_ + config_.timing.heartbeat_interval;
+}
+
+void BackupReplica::on(const LinkDown& event) {
+  if (is_linked()) lost_primary(event.why);
+}
+
+void BackupReplica::on(const Heard& event) {
+  if (is_linked()) last_heard_ = std::max(last_heard_, event.at);
+}
+
+void BackupReplica::on(const HelloAccepted&) {
+  if (state_ == State::kEnded || state_ == State::kIdle) return;  // the primary went away meanwhile
+  POLLUX_ASSERT(state_ == State::kExamining);
+  state_ = State::kSyncing;
+  tally_ = {};
+  effects_.emplace_back(Send{Welcome{kProtocolVersion, hello_->term, hello_->config_digest}});
+  effects_.emplace_back(BeginSync{});
+}
+
+void BackupReplica::on(const HelloRefused& event) {
+  if (state_ == State::kEnded || state_ == State::kIdle) return;
+  POLLUX_ASSERT(state_ == State::kExamining);
+  refuse(event.reason);
+}
+
+void BackupReplica::on(const EpochApplied& event) {
+  POLLUX_ASSERT(!unapplied_.empty() && unapplied_.front().epoch == event.epoch);
+  unapplied_bytes_ -= unapplied_.front().bytes;
+  unapplied_.pop_front();
+}
+
+void BackupReplica::on(const EpochDurable& event) {
+  POLLUX_ASSERT(unapplied_.empty() || event.epoch < unapplied_.front().epoch);
+  while (!awaiting_durability_.empty() && awaiting_durability_.front() <= event.epoch) {
+    awaiting_durability_.pop_front();
+  }
+  if (state_ == State::kProtecting) acknowledge();
+}
+
+void BackupReplica::on(const Stop&) {
+  if (state_ == State::kEnded || state_ == State::kPromoted) return;
+  if (is_linked()) effects_.emplace_back(Send{Goodbye{GoodbyeReason::kStopped, {}}});
+  end("stopped", false);
+}
+
+void BackupReplica::on(const Tick&) {
+  if (!is_linked()) return;
+  const auto silence = now_ - last_heard_;
+  if (silence >= config_.timing.silence_timeout) {
+    const auto milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(silence).count();
+    return lost_primary(fmt::format("silent for {} ms", milliseconds));
+  }
+  if (now_ < next_heartbeat_) return;
+  next_heartbeat_ = now_ + config_.timing.heartbeat_interval;
+  effects_.emplace_back(Send{Heartbeat{++heartbeats_}});
+}
+
+// Messages.
+
+void BackupReplica::on_message(const Hello& message) {
+  if (state_ != State::kAwaitingHello) return violation("Hello out of place");
+  if (message.version != kProtocolVersion) {
+    return refuse(fmt::format("this backup speaks protocol version {}, the primary {}", kProtocolVersion,
+                              message.version));
+  }
+  if (config_.vm && message.vm != *config_.vm) {
+    return refuse(fmt::format("this backup is for VM {}", to_string(*config_.vm)));
+  }
+  if (message.strategy != Strategy::kCopy) {
+    return refuse(fmt::format("strategy {} is not supported", to_string(message.strategy)));
+  }
+  if (message.config_digest != digest_config(message.machine_config)) {
+    return violation("the digest of the machine configuration is wrong");
+  }
+  state_ = State::kExamining;
+  hello_ = message;
+  effects_.emplace_back(ExamineHello{message});
+}
+
+void BackupReplica::on_message(const DiskDigestRequest& message) {
+  if (!in_sync("DiskDigestRequest") || !disk_exists(message.disk)) return;
+  const std::uint64_t bytes = hello_->disk_bytes[message.disk.value];
+  const std::uint64_t blocks = (bytes + kDigestBlockBytes - 1) / kDigestBlockBytes;
+  if (message.first >= blocks || message.count > blocks - message.first) violation("digests beyond the disk");
+}
+
+void BackupReplica::on_message(const DiskBlocks& message) {
+  if (!in_sync("DiskBlocks") || !disk_exists(message.disk)) return;
+  const std::uint64_t bytes = hello_->disk_bytes[message.disk.value];
+  for (const DiskExtent& extent : message.extents) {
+    if (extent.offset + extent.length > bytes) return violation("blocks beyond the disk");
+  }
+  tally_.disk_operations += message.extents.size();
+}
+
+void BackupReplica::on_message(const SyncPages& message) {
+  if (!in_sync("SyncPages")) return;
+  for (const PageRun& run : message.runs) (run.zero ? tally_.zero_pages : tally_.pages) += run.count;
+}
+
+void BackupReplica::on_message(const SyncEnd& message) {
+  if (!in_sync("SyncEnd")) return;
+  if (message.pages != tally_.pages || message.zero_pages != tally_.zero_pages ||
+      message.disk_extents != tally_.disk_operations) {
+    return violation("the full sync lacks pages or disk blocks");
+  }
+  state_ = State::kProtecting;
+  base_ = message.epoch;
+  whole_ = message.epoch;
+  tally_ = {};
+  complete(message.epoch, true);
+}
+
+void BackupReplica::on_message(const EpochOpen& message) {
+  if (state_ != State::kProtecting) return violation("EpochOpen before the full sync");
+  if (open_)
+    return violation(fmt::format("EpochOpen({}) within epoch {}", message.epoch.value, open_->value));
+  if (message.epoch != whole_.next()) {
+    return violation(fmt::format("EpochOpen({}) after epoch {}", message.epoch.value, whole_.value));
+  }
+  open_ = message.epoch;
+  tally_ = {};
+}
+
+void BackupReplica::on_message(const EpochPages& message) {
+  if (!in_record(message.epoch, "EpochPages")) return;
+  for (const PageRun& run : message.runs) (run.zero ? tally_.zero_pages : tally_.pages) += run.count;
+  tally_.bytes += body_length(message);
+  static_cast<void>(within_record_limit());
+}
+
+void BackupReplica::on_message(const EpochDiskWrites& message) {
+  if (!in_record(message.epoch, "EpochDiskWrites")) return;
+  for (const DiskOperation& operation : message.operations) {
+    if (!disk_exists(operation.disk)) return;
+    if (operation.offset + operation.length > hello_->disk_bytes[operation.disk.value]) {
+      return violation("disk operation beyond the disk");
+    }
+  }
+  tally_.disk_operations += message.operations.size();
+  tally_.bytes += body_length(message);
+  static_cast<void>(within_record_limit());
+}
+
+void BackupReplica::on_message(const EpochClose& message) {
+  if (!in_record(message.epoch, "EpochClose")) return;
+  if (message.pages != tally_.pages || message.zero_pages != tally_.zero_pages ||
+      message.disk_operations != tally_.disk_operations) {
+    return violation(fmt::format("the record of epoch {} lacks pages or disk writes", message.epoch.value));
+  }
+  tally_.bytes += message.state_bytes;
+  if (!within_record_limit()) return;
+  open_.reset();
+  whole_ = message.epoch;
+  complete(message.epoch, message.flushed);
+}
+
+void BackupReplica::on_message(const Heartbeat&) {}  // receive() has noted the time
+
+void BackupReplica::on_message(const Goodbye& message) {
+  discard_partial();
+  const bool failed = message.reason == GoodbyeReason::kDropped;
+  std::string reason = fmt::format("the primary said goodbye: {}", to_string(message.reason));
+  if (!message.text.empty()) reason += ": " + message.text;
+  end(reason, failed);
+}
+
+template <class Other>
+void BackupReplica::on_message(const Other& message) {
+  violation(fmt::format("a primary sent {}", name_of(message)));
+}
+
+// What they share.
+
+bool BackupReplica::is_linked() const {
+  return state_ == State::kAwaitingHello || state_ == State::kExamining || state_ == State::kSyncing ||
+         state_ == State::kProtecting;
+}
+
+bool BackupReplica::in_sync(const char* what) {
+  if (state_ == State::kSyncing) return true;
+  violation(fmt::format("{} out of place", what));
+  return false;
+}
+
+bool BackupReplica::in_record(EpochId epoch, const char* what) {
+  if (state_ == State::kProtecting && open_ && *open_ == epoch) return true;
+  violation(fmt::format("{}({}) outside its record", what, epoch.value));
+  return false;
+}
+
+bool BackupReplica::disk_exists(DiskId disk) {
+  if (disk.value < hello_->disk_bytes.size()) return true;
+  violation(fmt::format("there is no disk {}", disk.value));
+  return false;
+}
+
+bool BackupReplica::within_record_limit() {
+  if (tally_.bytes <= config_.max_record_bytes) return true;
+  violation(
+      fmt::format("the record of epoch {} is longer than {} bytes", open_->value, config_.max_record_bytes));
+  return false;
+}
+
+void BackupReplica::complete(EpochId epoch, bool durable_before_ack) {
+  unapplied_.push_back({epoch, tally_.bytes});
+  unapplied_bytes_ += tally_.bytes;
+  effects_.emplace_back(ApplyEpoch{epoch});
+  if (durable_before_ack) {
+    awaiting_durability_.push_back(epoch);
+    effects_.emplace_back(MakeDurable{epoch});
+  }
+  acknowledge();
+}
+
+void BackupReplica::acknowledge() {
+  EpochId held = whole_;
+  if (!awaiting_durability_.empty()) {
+    // An Ack speaks for all epochs before it: it stops short of the first that must become durable.
+    const EpochId first = awaiting_durability_.front();
+    if (first == base_) return;
+    held = {first.value - 1};
+  }
+  if (acked_ && held <= *acked_) return;
+  acked_ = held;
+  effects_.emplace_back(Send{Ack{held}});
+}
+
+void BackupReplica::lost_primary(const std::string& why) {
+  switch (state_) {
+    case State::kAwaitingHello:
+    case State::kExamining:
+      // Nothing was touched: another primary may come.
+      hello_.reset();
+      state_ = State::kIdle;
+      effects_.emplace_back(Disconnect{why});
+      return;
+    case State::kSyncing: return end("lost the primary before protection began: " + why, true);
+    case State::kProtecting:
+      discard_partial();
+      state_ = State::kPromoted;
+      effects_.emplace_back(Promote{whole_, why});
+      return;
+    case State::kIdle:
+    case State::kPromoted:
+    case State::kEnded: POLLUX_ASSERT(!"no primary to lose");
+  }
+}
+
+void BackupReplica::refuse(const std::string& reason) {
+  effects_.emplace_back(Send{Refuse{reason}});
+  end("refused the primary: " + reason, true);
+}
+
+void BackupReplica::violation(const std::string& what) {
+  const std::string reason = "protocol violation: " + what;
+  discard_partial();
+  effects_.emplace_back(Send{Goodbye{GoodbyeReason::kDropped, reason}});
+  end("the primary broke the protocol: " + what, true);
+}
+
+void BackupReplica::discard_partial() {
+  if (!open_) return;
+  effects_.emplace_back(DiscardPartial{*open_});
+  open_.reset();
+}
+
+void BackupReplica::end(const std::string& reason, bool failed) {
+  discard_partial();
+  state_ = State::kEnded;
+  effects_.emplace_back(End{reason, failed});
+}
+
+void BackupReplica::check_invariants() const {
+  POLLUX_ASSERT(!open_ || *open_ == whole_.next());
+  POLLUX_ASSERT(!open_ || state_ == State::kProtecting);
+  POLLUX_ASSERT(!acked_ || (*acked_ >= base_ && *acked_ <= whole_));
+  POLLUX_ASSERT(awaiting_durability_.empty() || !acked_ || *acked_ < awaiting_durability_.front());
+  POLLUX_ASSERT(unapplied_.empty() || unapplied_.back().epoch == whole_);
+}
+
+// Text.
+
+std::string_view to_string(BackupReplica::State state) {
+  switch (state) {
+    case BackupReplica::State::kIdle: return "idle";
+    case BackupReplica::State::kAwaitingHello: return "awaiting hello";
+    case BackupReplica::State::kExamining: return "examining";
+    case BackupReplica::State::kSyncing: return "syncing";
+    case BackupReplica::State::kProtecting: return "protecting";
+    case BackupReplica::State::kPromoted: return "promoted";
+    case BackupReplica::State::kEnded: return "ended";
+  }
+  return "unknown";
+}
+
+namespace backup {
+
+std::string to_string(const Event& event) {
+  return std::visit(Overloaded{
+                        [](const LinkUp&) { return std::string("LinkUp"); },
+                        [](const LinkDown& e) { return fmt::format("LinkDown({})", e.why); },
+                        [](const Heard&) { return std::string("Heard"); },
+                        [](const HelloAccepted&) { return std::string("HelloAccepted"); },
+                        [](const HelloRefused& e) { return fmt::format("HelloRefused({})", e.reason); },
+                        [](const EpochApplied& e) { return fmt::format("EpochApplied({})", e.epoch.value); },
+                        [](const EpochDurable& e) { return fmt::format("EpochDurable({})", e.epoch.value); },
+                        [](const Stop&) { return std::string("Stop"); },
+                        [](const Tick&) { return std::string("Tick"); },
+                    },
+                    event);
+}
+
+std::string to_string(const Effect& effect) {
+  return std::visit(
+      Overloaded{
+          [](const Send& e) { return fmt::format("Send({})", protocol::to_string(e.message)); },
+          [](const ExamineHello&) { return std::string("ExamineHello"); },
+          [](const BeginSync&) { return std::string("BeginSync"); },
+          [](const ApplyEpoch& e) { return fmt::format("ApplyEpoch({})", e.epoch.value); },
+          [](const MakeDurable& e) { return fmt::format("MakeDurable({})", e.epoch.value); },
+          [](const DiscardPartial& e) { return fmt::format("DiscardPartial({})", e.epoch.value); },
+          [](const Disconnect& e) { return fmt::format("Disconnect({})", e.reason); },
+          [](const Promote& e) { return fmt::format("Promote({}, {})", e.epoch.value, e.reason); },
+          [](const End& e) { return fmt::format("End({}{})", e.failed ? "failed, " : "", e.reason); },
+      },
+      effect);
+}
+
+}  // namespace backup
+
+}  // namespace pollux::protocol

@@ -1,0 +1,224 @@
+// The backup's side of the protocol as a pure state machine: events and the time go in, effects come out.
+// It opens no socket, reads no clock, starts no thread, and sees headers only: bodies pass it by, and the
+// engine stages the body of every message whose step had no End among its effects.
+//
+// States:  idle -LinkUp-> awaiting hello -Hello-> examining -HelloAccepted-> syncing -SyncEnd-> protecting
+//          protecting -> promoted;  any -> ended.
+//
+// Rules
+//  - A record is applied whole or not at all: ApplyEpoch comes when EpochClose completes it, DiscardPartial
+//  when it
+//    never will be.
+//  - Epochs are strictly consecutive from the full sync's epoch on; the pieces of a record lie between its
+//  open and
+//    its close; the counts in the close must agree with what was sent.
+//  - An epoch without a flush is acknowledged when it is whole, one with a flush (and the full sync) only
+//  when it
+//    is durable. Acks are in order, and each speaks for all epochs before it.
+//  - The primary is lost when the link goes down or it is silent for the timeout. While protecting: promote
+//  to the
+//    last whole epoch. While syncing: end; half a sync is never promoted. Earlier: back to idle.
+//  - Goodbye ends, never promotes. So does a violation by the primary: whoever broke the rules is still
+//  alive.
+//  - A record holds at most `max_record_bytes` of bodies; more is a violation.
+#pragma once
+
+#include <chrono>
+#include <deque>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "protocol/message.h"
+#include "protocol/timing.h"
+#include "protocol/types.h"
+
+namespace pollux::protocol {
+
+struct BackupConfig {
+  std::optional<VmId> vm;                                   // accept only this machine
+  std::uint64_t max_record_bytes = std::uint64_t{4} << 30;  // bodies of one epoch record, staged in memory
+  Timing timing;
+};
+
+namespace backup {
+
+// Events.
+struct LinkUp {};
+// Feed it after everything the link had received: the last whole record may be in there.
+struct LinkDown {
+  std::string why;
+};
+// Bytes of the primary arrived at `at` (Link::last_received()), though perhaps no whole message yet.
+struct Heard {
+  TimePoint at;
+};
+// The engine's answer to ExamineHello.
+struct HelloAccepted {};
+struct HelloRefused {
+  std::string reason;
+};
+// The image holds this epoch (in order; the bytes staged for it are free).
+struct EpochApplied {
+  EpochId epoch;
+};
+// The image holds every epoch up to this one durably: the answer to MakeDurable.
+struct EpochDurable {
+  EpochId epoch;
+};
+// The operator stops this backup.
+struct Stop {};
+struct Tick {};
+using Event = std::variant<LinkUp, LinkDown, Heard, HelloAccepted, HelloRefused, EpochApplied, EpochDurable,
+                           Stop, Tick>;
+
+// Effects.
+struct Send {
+  Message message;  // has no body
+  bool operator==(const Send&) const = default;
+};
+// Version and identity are right; the engine looks whether machine and disks fit, and answers.
+struct ExamineHello {
+  Hello hello;
+  bool operator==(const ExamineHello&) const = default;
+};
+// Welcome was sent: from here on the image is overwritten.
+struct BeginSync {
+  bool operator==(const BeginSync&) const = default;
+};
+// The record (or, for the full sync's epoch, the sync) is whole: apply it to the image.
+struct ApplyEpoch {
+  EpochId epoch;
+  bool operator==(const ApplyEpoch&) const = default;
+};
+// After applying: make the image durable and tell by EpochDurable.
+struct MakeDurable {
+  EpochId epoch;
+  bool operator==(const MakeDurable&) const = default;
+};
+// Forget what is staged of the record that was open.
+struct DiscardPartial {
+  EpochId epoch;
+  bool operator==(const DiscardPartial&) const = default;
+};
+// The primary left before anything was touched: close the link, another primary may come (LinkUp again).
+struct Disconnect {
+  std::string reason;
+  bool operator==(const Disconnect&) const = default;
+};
+// The primary is lost: apply what is whole, close the link, and go on as the machine at the end of `epoch`.
+struct Promote {
+  EpochId epoch;
+  std::string reason;
+  bool operator==(const Promote&) const = default;
+};
+// It is over without promotion: close the link (after what is queued).
+struct End {
+  std::string reason;
+  bool failed = true;  // false: the machine ended as it should, or the operator asked
+  bool operator==(const End&) const = default;
+};
+using Effect = std::variant<Send, ExamineHello, BeginSync, ApplyEpoch, MakeDurable, DiscardPartial,
+                            Disconnect, Promote, End>;
+
+[[nodiscard]] std::string to_string(const Event& event);
+[[nodiscard]] std::string to_string(const Effect& effect);
+inline std::ostream& operator<<(std::ostream& out, const Event& event) { return out << to_string(event); }
+inline std::ostream& operator<<(std::ostream& out, const Effect& effect) { return out << to_string(effect); }
+
+}  // namespace backup
+
+class BackupReplica {
+ public:
+  using Effects = std::vector<backup::Effect>;
+  enum class State { kIdle, kAwaitingHello, kExamining, kSyncing, kProtecting, kPromoted, kEnded };
+
+  explicit BackupReplica(BackupConfig config);
+
+  [[nodiscard]] Effects step(const backup::Event& event, TimePoint now);
+  // A message of the primary; its body is body_length(message) bytes. Ignored once promoted or ended.
+  [[nodiscard]] Effects receive(const Message& message, TimePoint now);
+
+  // When to step(Tick) next, at the latest. None: nothing to wait for.
+  [[nodiscard]] std::optional<TimePoint> next_deadline() const;
+
+  [[nodiscard]] State state() const { return state_; }
+  // The last whole epoch; meaningful from kProtecting on.
+  [[nodiscard]] EpochId last_whole() const { return whole_; }
+  [[nodiscard]] EpochId last_acknowledged() const;  // 0 before the first
+  // Bodies of the open record and of whole records not yet applied: what the engine bounds by not receiving.
+  [[nodiscard]] std::uint64_t staged_bytes() const;
+
+ private:
+  // What was received of the full sync or of the open record.
+  struct Tally {
+    std::uint64_t pages = 0;
+    std::uint64_t zero_pages = 0;
+    std::uint64_t disk_operations = 0;
+    std::uint64_t bytes = 0;
+  };
+  struct WholeRecord {
+    EpochId epoch;
+    std::uint64_t bytes = 0;
+  };
+
+  void on(const backup::LinkUp& event);
+  void on(const backup::LinkDown& event);
+  void on(const backup::Heard& event);
+  void on(const backup::HelloAccepted& event);
+  void on(const backup::HelloRefused& event);
+  void on(const backup::EpochApplied& event);
+  void on(const backup::EpochDurable& event);
+  void on(const backup::Stop& event);
+  void on(const backup::Tick& event);
+  void on_message(const Hello& message);
+  void on_message(const DiskDigestRequest& message);
+  void on_message(const DiskBlocks& message);
+  void on_message(const SyncPages& message);
+  void on_message(const SyncEnd& message);
+  void on_message(const EpochOpen& message);
+  void on_message(const EpochPages& message);
+  void on_message(const EpochDiskWrites& message);
+  void on_message(const EpochClose& message);
+  void on_message(const Heartbeat& message);
+  void on_message(const Goodbye& message);
+  template <class Other>
+  void on_message(const Other& message);
+
+  [[nodiscard]] bool is_linked() const;
+  bool in_sync(const char* what);                   // else a violation
+  bool in_record(EpochId epoch, const char* what);  // else a violation
+  bool disk_exists(DiskId disk);                    // else a violation
+  bool within_record_limit();                       // else a violation
+  void complete(EpochId epoch, bool durable_before_ack);
+  void acknowledge();
+  void lost_primary(const std::string& why);
+  void refuse(const std::string& reason);
+  void violation(const std::string& what);
+  void discard_partial();
+  void end(const std::string& reason, bool failed);
+  void check_invariants() const;
+
+  BackupConfig config_;
+  State state_ = State::kIdle;
+  std::optional<Hello> hello_;
+  std::optional<EpochId> open_;  // the record in progress
+  Tally tally_;
+  EpochId base_;  // the end of the full sync
+  EpochId whole_;
+  std::optional<EpochId> acked_;
+  std::deque<EpochId> awaiting_durability_;  // whole epochs that may be acknowledged only when durable
+  std::deque<WholeRecord> unapplied_;
+  std::uint64_t unapplied_bytes_ = 0;
+  TimePoint last_heard_;
+  TimePoint next_heartbeat_;
+  std::uint64_t heartbeats_ = 0;
+  TimePoint now_;
+  Effects effects_;  // of the step in progress
+};
+
+[[nodiscard]] std::string_view to_string(BackupReplica::State state);
+
+}  // namespace pollux::protocol

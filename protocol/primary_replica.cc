@@ -1,0 +1,339 @@
+#include "protocol/primary_replica.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "protocol/overloaded.h"
+
+namespace pollux::protocol {
+
+using namespace primary;
+
+PrimaryReplica::PrimaryReplica(PrimaryConfig config) : config_(std::move(config)), backups_(config_.backups) {
+  POLLUX_ASSERT(config_.backups >= 1 && config_.backups <= kMaxBackups);
+  POLLUX_ASSERT(config_.timing.heartbeat_interval < config_.timing.silence_timeout);
+}
+
+PrimaryReplica::Effects PrimaryReplica::step(const Event& event, TimePoint now) {
+  now_ = now;
+  effects_.clear();
+  std::visit([this](const auto& alternative) { on(alternative); }, event);
+  check_invariants();
+  return std::exchange(effects_, {});
+}
+
+PrimaryReplica::Effects PrimaryReplica::receive(BackupId from, const Message& message, TimePoint now) {
+  now_ = now;
+  effects_.clear();
+  if (is_linked(backup(from))) {
+    backup(from).last_heard = now;
+    std::visit([&](const auto& alternative) { on_message(from, alternative); }, message);
+  }
+  check_invariants();
+  return std::exchange(effects_, {});
+}
+
+std::optional<TimePoint> PrimaryReplica::next_deadline() const {
+  std::optional<TimePoint> deadline;
+  for (const Backup& backup : backups_) {
+    if (!is_linked(backup)) continue;
+    const TimePoint own = std::min(backup.next_heartbeat, backup.last_heard + config_.timing.silence_timeout);
+    deadline = deadline ? std::min(*deadline, own) : own;
+  }
+  return deadline;
+}
+
+PrimaryReplica::BackupState PrimaryReplica::state(BackupId id) const { return backup(id).state; }
+
+bool PrimaryReplica::required(BackupId id) const { return is_required(backup(id)); }
+
+// Events.
+
+void PrimaryReplica::on(const LinkUp& event) {
+  Backup& peer = backup(event.backup);
+  if (mode_ == Mode::kStopped) return;
+  POLLUX_ASSERT(peer.state == BackupState::kConnecting);
+  peer.state = BackupState::kGreeting;
+  peer.last_heard = now_;
+  peer.next_heartbeat = now_ + config_.timing.heartbeat_interval;
+  effects_.emplace_back(Send{event.backup, config_.hello});
+}
+
+void PrimaryReplica::on(const LinkDown& event) {
+  if (backup(event.backup).state != BackupState::kDropped) drop(event.backup, event.why);
+}
+
+void PrimaryReplica::on(const Heard& event) {
+  Backup& peer = backup(event.backup);
+  if (is_linked(peer)) peer.last_heard = std::max(peer.last_heard, event.at);
+}
+
+void PrimaryReplica::on(const SyncFinished& event) {
+  Backup& peer = backup(event.backup);
+  if (peer.state == BackupState::kDropped) return;  // dropped while the engine was at it
+  POLLUX_ASSERT(peer.state == BackupState::kSyncing);
+  POLLUX_ASSERT(event.epoch == closed_);
+  peer.state = BackupState::kSettling;
+  peer.base = event.epoch;
+}
+
+void PrimaryReplica::on(const EpochClosed& event) {
+  POLLUX_ASSERT(event.epoch == closed_.next());
+  POLLUX_ASSERT(mode_ != Mode::kStopped);
+  closed_ = event.epoch;
+  flushed_.push_back(event.flushed);
+  advance_commit();
+}
+
+void PrimaryReplica::on(const EpochDurable& event) {
+  // Held writes reach the primary's image only after their epoch's commit.
+  POLLUX_ASSERT(event.epoch >= durable_ && event.epoch <= committed_);
+  durable_ = event.epoch;
+  advance_commit();
+}
+
+void PrimaryReplica::on(const Stop& event) {
+  for (std::uint32_t i = 0; i < backups_.size(); ++i) {
+    if (is_linked(backups_[i])) effects_.emplace_back(Send{{i}, Goodbye{event.reason, {}}});
+    backups_[i].state = BackupState::kDropped;
+  }
+  mode_ = Mode::kStopped;
+}
+
+void PrimaryReplica::on(const Tick&) {
+  for (std::uint32_t i = 0; i < backups_.size(); ++i) {
+    if (!is_linked(backups_[i])) continue;
+    if (now_ - backups_[i].last_heard >= config_.timing.silence_timeout) {
+      give_up(
+          {i},
+          fmt::format(
+              "silent for {} ms",
+              std::chrono::duration_cast<std::chrono::milliseconds>(now_ - backups_[i].last_heard).count()));
+    } else {
+      heartbeat_when_due({i});
+    }
+  }
+}
+
+// Messages.
+
+void PrimaryReplica::on_message(BackupId from, const Welcome& message) {
+  Backup& peer = backup(from);
+  if (peer.state != BackupState::kGreeting) return violation(from, "Welcome out of place");
+  if (message.version != config_.hello.version) {
+    return give_up(from,
+                   fmt::format("speaks protocol version {}, not {}", message.version, config_.hello.version));
+  }
+  if (message.term != config_.hello.term || message.config_digest != config_.hello.config_digest) {
+    return violation(from, "Welcome to another machine or term");
+  }
+  peer.state = BackupState::kWelcomed;
+  start_sync_when_decided();
+}
+
+void PrimaryReplica::on_message(BackupId from, const Refuse& message) {
+  if (backup(from).state != BackupState::kGreeting) return violation(from, "Refuse out of place");
+  drop(from, "refused: " + message.reason);
+}
+
+void PrimaryReplica::on_message(BackupId from, const DiskDigests&) {
+  if (backup(from).state != BackupState::kSyncing) violation(from, "DiskDigests out of place");
+}
+
+void PrimaryReplica::on_message(BackupId from, const Ack& message) {
+  Backup& peer = backup(from);
+  if (!is_required(peer))
+    return violation(from, fmt::format("Ack({}) before the full sync", message.epoch.value));
+  if (message.epoch > closed_) {
+    return violation(from, fmt::format("Ack({}), last closed is {}", message.epoch.value, closed_.value));
+  }
+  if (message.epoch < peer.base) {
+    return violation(from,
+                     fmt::format("Ack({}), its sync ended at {}", message.epoch.value, peer.base.value));
+  }
+  if (peer.acked && message.epoch <= *peer.acked) {
+    return violation(from, fmt::format("Ack({}) after Ack({})", message.epoch.value, peer.acked->value));
+  }
+  if (!peer.acked) {
+    peer.state = BackupState::kProtecting;
+    effects_.emplace_back(Protected{from});
+  }
+  peer.acked = message.epoch;
+  advance_commit();
+}
+
+void PrimaryReplica::on_message(BackupId, const Heartbeat&) {}  // receive() has noted the time
+
+void PrimaryReplica::on_message(BackupId from, const Goodbye& message) {
+  drop(from, fmt::format("left: {}", message.text.empty() ? to_string(message.reason) : message.text));
+}
+
+template <class Other>
+void PrimaryReplica::on_message(BackupId from, const Other& message) {
+  violation(from, fmt::format("a backup sent {}", name_of(message)));
+}
+
+// What they share.
+
+PrimaryReplica::Backup& PrimaryReplica::backup(BackupId id) {
+  POLLUX_ASSERT(id.value < backups_.size());
+  return backups_[id.value];
+}
+
+const PrimaryReplica::Backup& PrimaryReplica::backup(BackupId id) const {
+  POLLUX_ASSERT(id.value < backups_.size());
+  return backups_[id.value];
+}
+
+bool PrimaryReplica::is_linked(const Backup& backup) {
+  return backup.state != BackupState::kConnecting && backup.state != BackupState::kDropped;
+}
+
+bool PrimaryReplica::is_required(const Backup& backup) {
+  return backup.state == BackupState::kSettling || backup.state == BackupState::kProtecting;
+}
+
+void PrimaryReplica::violation(BackupId id, const std::string& what) {
+  give_up(id, "protocol violation: " + what);
+}
+
+void PrimaryReplica::give_up(BackupId id, const std::string& reason) {
+  // A backup that still hears this ends instead of promoting itself beside a living primary.
+  effects_.emplace_back(Send{id, Goodbye{GoodbyeReason::kDropped, reason}});
+  drop(id, reason);
+}
+
+void PrimaryReplica::drop(BackupId id, const std::string& reason) {
+  backup(id).state = BackupState::kDropped;
+  effects_.emplace_back(DropBackup{id, reason});
+  start_sync_when_decided();
+  const bool alone = std::ranges::all_of(
+      backups_, [](const Backup& backup) { return backup.state == BackupState::kDropped; });
+  if (alone && mode_ == Mode::kReplicating) {
+    mode_ = Mode::kUnprotected;
+    effects_.emplace_back(Unprotected{});
+  }
+  advance_commit();
+}
+
+void PrimaryReplica::start_sync_when_decided() {
+  const bool undecided = std::ranges::any_of(backups_, [](const Backup& backup) {
+    return backup.state == BackupState::kConnecting || backup.state == BackupState::kGreeting;
+  });
+  if (undecided) return;
+  for (std::uint32_t i = 0; i < backups_.size(); ++i) {
+    if (backups_[i].state != BackupState::kWelcomed) continue;
+    backups_[i].state = BackupState::kSyncing;
+    effects_.emplace_back(StartFullSync{{i}});
+  }
+}
+
+void PrimaryReplica::heartbeat_when_due(BackupId id) {
+  Backup& peer = backup(id);
+  if (now_ < peer.next_heartbeat) return;
+  effects_.emplace_back(Send{id, Heartbeat{++peer.heartbeats}});
+  peer.next_heartbeat = now_ + config_.timing.heartbeat_interval;
+}
+
+EpochId PrimaryReplica::acknowledged_by_all() const {
+  if (mode_ == Mode::kUnprotected) return closed_;
+  std::optional<EpochId> least;
+  for (const Backup& backup : backups_) {
+    if (!is_required(backup)) continue;
+    const EpochId acked = backup.acked.value_or(EpochId{0});
+    least = least ? std::min(*least, acked) : acked;
+  }
+  return least.value_or(committed_);
+}
+
+void PrimaryReplica::advance_commit() {
+  if (mode_ == Mode::kStopped) return;
+  const bool alone = mode_ == Mode::kUnprotected;
+  const EpochId before = committed_;
+  const EpochId acknowledged = acknowledged_by_all();
+  bool durable_first = false;
+  while (committed_ < acknowledged) {
+    const bool flushed = flushed_.front();
+    // Alone, the engine makes the image durable before it releases; otherwise the previous flush must be by
+    // now.
+    if (flushed && !alone && durable_ < last_flush_) break;
+    flushed_.pop_front();
+    committed_ = committed_.next();
+    if (flushed) last_flush_ = committed_;
+    durable_first |= flushed && alone;
+  }
+  if (committed_ != before) effects_.emplace_back(Committed{committed_, durable_first});
+}
+
+void PrimaryReplica::check_invariants() const {
+  POLLUX_ASSERT(committed_ <= closed_);
+  POLLUX_ASSERT(durable_ <= committed_);
+  POLLUX_ASSERT(last_flush_ <= committed_);
+  POLLUX_ASSERT(flushed_.size() == closed_.value - committed_.value);
+  for (const Backup& backup : backups_) {
+    POLLUX_ASSERT(!backup.acked || *backup.acked <= closed_);
+    POLLUX_ASSERT((backup.state != BackupState::kProtecting) || backup.acked.has_value());
+    // Output commit itself: nothing is committed that a required backup has not acknowledged.
+    POLLUX_ASSERT(backup.state != BackupState::kProtecting || *backup.acked >= committed_);
+  }
+}
+
+// Text.
+
+std::string_view to_string(PrimaryReplica::BackupState state) {
+  switch (state) {
+    case PrimaryReplica::BackupState::kConnecting: return "connecting";
+    case PrimaryReplica::BackupState::kGreeting: return "greeting";
+    case PrimaryReplica::BackupState::kWelcomed: return "welcomed";
+    case PrimaryReplica::BackupState::kSyncing: return "syncing";
+    case PrimaryReplica::BackupState::kSettling: return "settling";
+    case PrimaryReplica::BackupState::kProtecting: return "protecting";
+    case PrimaryReplica::BackupState::kDropped: return "dropped";
+  }
+  return "unknown";
+}
+
+namespace primary {
+
+std::string to_string(const Event& event) {
+  return std::visit(
+      Overloaded{
+          [](const LinkUp& e) { return fmt::format("LinkUp({})", e.backup.value); },
+          [](const LinkDown& e) { return fmt::format("LinkDown({}, {})", e.backup.value, e.why); },
+          [](const Heard& e) { return fmt::format("Heard({})", e.backup.value); },
+          [](const SyncFinished& e) {
+            return fmt::format("SyncFinished({}, {})", e.backup.value, e.epoch.value);
+          },
+          [](const EpochClosed& e) {
+            return fmt::format("EpochClosed({}{})", e.epoch.value, e.flushed ? ", flushed" : "");
+          },
+          [](const EpochDurable& e) { return fmt::format("EpochDurable({})", e.epoch.value); },
+          [](const Stop& e) { return fmt::format("Stop({})", protocol::to_string(e.reason)); },
+          [](const Tick&) { return std::string("Tick"); },
+      },
+      event);
+}
+
+std::string to_string(const Effect& effect) {
+  return std::visit(
+      Overloaded{
+          [](const Send& e) {
+            return fmt::format("Send({}, {})", e.backup.value, protocol::to_string(e.message));
+          },
+          [](const StartFullSync& e) { return fmt::format("StartFullSync({})", e.backup.value); },
+          [](const Protected& e) { return fmt::format("Protected({})", e.backup.value); },
+          [](const Committed& e) {
+            return fmt::format("Committed({}{})", e.epoch.value, e.durable_first ? ", durable first" : "");
+          },
+          [](const DropBackup& e) { return fmt::format("DropBackup({}, {})", e.backup.value, e.reason); },
+          [](const Unprotected&) { return std::string("Unprotected"); },
+      },
+      effect);
+}
+
+}  // namespace primary
+
+}  // namespace pollux::protocol

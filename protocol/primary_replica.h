@@ -1,0 +1,207 @@
+// The primary's side of the protocol as a pure state machine: events and the time go in, effects come out.
+// It opens no socket, reads no clock, starts no thread, and sees headers only: bodies pass it by.
+//
+// It decides when an epoch is committed (output commit: no output of an epoch leaves before), which backups
+// count, when one is given up, and when the primary goes on alone. The engine feeds events from one thread
+// and carries out the effects in order.
+//
+// A backup's life:  connecting -LinkUp-> greeting -Welcome-> welcomed -(all decided)-> syncing
+//                   -SyncFinished-> settling -first Ack-> protecting;  any -> dropped, for good.
+//
+// Rules
+//  - StartFullSync comes for all welcomed backups at once, as soon as none is connecting or greeting any
+//  more.
+//  - A backup is required from SyncFinished on. An epoch is committed when every required backup acknowledged
+//  it;
+//    so a backup that falls away may advance the commit. With no required backup nothing is committed until
+//    Unprotected. Commits are monotone.
+//  - Durability: an epoch with a flush is committed only when the primary's own image holds all previous
+//  flushed
+//    epochs durably, so that no host that comes back alone lacks more than the last acknowledged flush.
+//  - When the last backup is gone: Unprotected, and every closed epoch is committed at once. No backup holds
+//  their
+//    flushes then: Committed says so, and the primary's image must be durable before other outputs leave.
+//  - Heartbeats go out every interval; a backup silent for the timeout is dropped.
+//  - Ack of an epoch that was never closed, that goes backwards, or comes from a backup that is not synced is
+//  a
+//    violation; so is any message out of its state. Violations drop the backup with the reason.
+#pragma once
+
+#include <chrono>
+#include <deque>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "protocol/message.h"
+#include "protocol/timing.h"
+#include "protocol/types.h"
+
+namespace pollux::protocol {
+
+inline constexpr std::size_t kMaxBackups = 3;
+
+struct PrimaryConfig {
+  Hello hello;              // sent to each backup when its link comes up
+  std::size_t backups = 1;  // 1..kMaxBackups; their ids are 0..backups-1
+  Timing timing;
+};
+
+namespace primary {
+
+// Events.
+struct LinkUp {
+  BackupId backup;
+};
+// Also for a link that never came up. Feed it after everything the link had received.
+struct LinkDown {
+  BackupId backup;
+  std::string why;
+};
+// Bytes of the backup arrived at `at` (Link::last_received()), though perhaps no whole message yet.
+struct Heard {
+  BackupId backup;
+  TimePoint at;
+};
+// Everything of the full sync, SyncEnd(epoch) last, was handed to the link. `epoch` is the last closed epoch,
+// 0 before the first.
+struct SyncFinished {
+  BackupId backup;
+  EpochId epoch;
+};
+// The record of the next epoch was handed to the links of all required backups.
+struct EpochClosed {
+  EpochId epoch;
+  bool flushed = false;
+};
+// The primary's own image holds every epoch up to this (committed) one durably.
+struct EpochDurable {
+  EpochId epoch;
+};
+// The machine ends: no epoch follows. Every remaining backup gets Goodbye.
+struct Stop {
+  GoodbyeReason reason = GoodbyeReason::kStopped;
+};
+struct Tick {};
+using Event = std::variant<LinkUp, LinkDown, Heard, SyncFinished, EpochClosed, EpochDurable, Stop, Tick>;
+
+// Effects.
+struct Send {
+  BackupId backup;
+  Message message;  // has no body
+  bool operator==(const Send&) const = default;
+};
+struct StartFullSync {
+  BackupId backup;
+  bool operator==(const StartFullSync&) const = default;
+};
+// The backup acknowledged the end of its full sync: from here on it can take over.
+struct Protected {
+  BackupId backup;
+  bool operator==(const Protected&) const = default;
+};
+// Apply the held disk writes, then release the other outputs, of all epochs up to `epoch`, in order.
+struct Committed {
+  EpochId epoch;
+  // No backup holds the flushes of these epochs: make the own image durable before other outputs leave.
+  bool durable_first = false;
+  bool operator==(const Committed&) const = default;
+};
+// Close the link (after what is queued, if it is still up); nothing of this backup counts any more.
+struct DropBackup {
+  BackupId backup;
+  std::string reason;
+  bool operator==(const DropBackup&) const = default;
+};
+// No backup is left: go on alone. Epochs may go on being closed; they are committed at once.
+struct Unprotected {
+  bool operator==(const Unprotected&) const = default;
+};
+using Effect = std::variant<Send, StartFullSync, Protected, Committed, DropBackup, Unprotected>;
+
+[[nodiscard]] std::string to_string(const Event& event);
+[[nodiscard]] std::string to_string(const Effect& effect);
+inline std::ostream& operator<<(std::ostream& out, const Event& event) { return out << to_string(event); }
+inline std::ostream& operator<<(std::ostream& out, const Effect& effect) { return out << to_string(effect); }
+
+}  // namespace primary
+
+class PrimaryReplica {
+ public:
+  using Effects = std::vector<primary::Effect>;
+  enum class BackupState { kConnecting, kGreeting, kWelcomed, kSyncing, kSettling, kProtecting, kDropped };
+
+  explicit PrimaryReplica(PrimaryConfig config);
+
+  [[nodiscard]] Effects step(const primary::Event& event, TimePoint now);
+  // A message of the backup. Those of a dropped backup are ignored. DiskDigests are checked for their state
+  // only; the engine uses them unless the effects drop the backup.
+  [[nodiscard]] Effects receive(BackupId from, const Message& message, TimePoint now);
+
+  // When to step(Tick) next, at the latest. None: nothing to wait for.
+  [[nodiscard]] std::optional<TimePoint> next_deadline() const;
+
+  [[nodiscard]] BackupState state(BackupId backup) const;
+  [[nodiscard]] bool required(BackupId backup) const;  // settling or protecting: it is sent epoch records
+  [[nodiscard]] EpochId committed() const { return committed_; }
+  [[nodiscard]] EpochId closed() const { return closed_; }
+  [[nodiscard]] bool unprotected() const { return mode_ == Mode::kUnprotected; }
+
+ private:
+  enum class Mode { kReplicating, kUnprotected, kStopped };
+  struct Backup {
+    BackupState state = BackupState::kConnecting;
+    TimePoint last_heard;
+    TimePoint next_heartbeat;
+    std::uint64_t heartbeats = 0;
+    EpochId base;                  // the end of its full sync
+    std::optional<EpochId> acked;  // none before the first Ack
+  };
+
+  void on(const primary::LinkUp& event);
+  void on(const primary::LinkDown& event);
+  void on(const primary::Heard& event);
+  void on(const primary::SyncFinished& event);
+  void on(const primary::EpochClosed& event);
+  void on(const primary::EpochDurable& event);
+  void on(const primary::Stop& event);
+  void on(const primary::Tick& event);
+  void on_message(BackupId from, const Welcome& message);
+  void on_message(BackupId from, const Refuse& message);
+  void on_message(BackupId from, const DiskDigests& message);
+  void on_message(BackupId from, const Ack& message);
+  void on_message(BackupId from, const Heartbeat& message);
+  void on_message(BackupId from, const Goodbye& message);
+  template <class Other>
+  void on_message(BackupId from, const Other& message);
+
+  Backup& backup(BackupId id);
+  [[nodiscard]] const Backup& backup(BackupId id) const;
+  [[nodiscard]] static bool is_linked(const Backup& backup);
+  [[nodiscard]] static bool is_required(const Backup& backup);
+  void violation(BackupId id, const std::string& what);
+  void give_up(BackupId id, const std::string& reason);  // Goodbye, then drop
+  void drop(BackupId id, const std::string& reason);
+  void start_sync_when_decided();
+  void heartbeat_when_due(BackupId id);
+  void advance_commit();
+  [[nodiscard]] EpochId acknowledged_by_all() const;
+  void check_invariants() const;
+
+  PrimaryConfig config_;
+  std::vector<Backup> backups_;
+  Mode mode_ = Mode::kReplicating;
+  EpochId closed_;
+  EpochId committed_;
+  EpochId durable_;
+  EpochId last_flush_;        // the last committed epoch with a flush
+  std::deque<bool> flushed_;  // of the epochs committed_+1 .. closed_
+  TimePoint now_;
+  Effects effects_;  // of the step in progress
+};
+
+[[nodiscard]] std::string_view to_string(PrimaryReplica::BackupState state);
+
+}  // namespace pollux::protocol

@@ -1,0 +1,330 @@
+#include "protocol/primary_replica.h"
+
+#include "script.h"
+
+namespace pollux::protocol {
+namespace {
+
+using namespace primary;
+using State = PrimaryReplica::BackupState;
+
+constexpr const char* kHello = "Hello(version 1, vm 00000000000000000000000000000000, term 4, copy, disks 0)";
+
+class PrimaryScript : public ::testing::Test {
+ protected:
+  static PrimaryConfig config(std::size_t backups) {
+    PrimaryConfig config;
+    config.hello.term = {4};
+    config.backups = backups;
+    config.timing = {100ms, 1s};
+    return config;
+  }
+
+  void start(std::size_t backups) { primary_.emplace(config(backups)); }
+
+  Lines step(const Event& event) { return lines(primary_->step(event, clock_.now())); }
+  Lines receive(std::uint32_t from, const Message& message) {
+    return lines(primary_->receive({from}, message, clock_.now()));
+  }
+  Lines welcome(std::uint32_t from) { return receive(from, Welcome{1, {4}, {}}); }
+  Lines ack(std::uint32_t from, std::uint64_t epoch) { return receive(from, Ack{{epoch}}); }
+  Lines close(std::uint64_t epoch, bool flushed = false) { return step(EpochClosed{{epoch}, flushed}); }
+  Lines durable(std::uint64_t epoch) { return step(EpochDurable{{epoch}}); }
+
+  // All backups connected, synced and protecting; nothing closed yet.
+  void protect(std::size_t backups) {
+    start(backups);
+    for (std::uint32_t b = 0; b < backups; ++b) step(LinkUp{{b}});
+    for (std::uint32_t b = 0; b < backups; ++b) welcome(b);
+    for (std::uint32_t b = 0; b < backups; ++b) step(SyncFinished{{b}, {0}});
+    for (std::uint32_t b = 0; b < backups; ++b) ack(b, 0);
+  }
+  // Everybody has just been heard.
+  void hear_all(std::size_t backups) {
+    for (std::uint32_t b = 0; b < backups; ++b) step(Heard{{b}, clock_.now()});
+  }
+
+  Clock clock_;
+  std::optional<PrimaryReplica> primary_;
+};
+
+TEST_F(PrimaryScript, OneBackupFromTheFirstLinkToTheFirstCommit) {
+  start(1);
+  EXPECT_EQ(step(LinkUp{{0}}), (Lines{std::string("Send(0, ") + kHello + ")"}));
+  EXPECT_EQ(welcome(0), (Lines{"StartFullSync(0)"}));
+  EXPECT_EQ(receive(0, DiskDigests{{0}, 0, 1}), Lines{});
+  EXPECT_EQ(step(SyncFinished{{0}, {0}}), Lines{});
+  EXPECT_EQ(primary_->state({0}), State::kSettling);
+  EXPECT_EQ(ack(0, 0), (Lines{"Protected(0)"}));
+  EXPECT_EQ(close(1), Lines{});
+  EXPECT_EQ(ack(0, 1), (Lines{"Committed(1)"}));
+  EXPECT_EQ(primary_->committed(), EpochId{1});
+}
+
+TEST_F(PrimaryScript, FullSyncStartsForAllAtOnce) {
+  start(3);
+  for (std::uint32_t b = 0; b < 3; ++b) step(LinkUp{{b}});
+  EXPECT_EQ(welcome(1), Lines{});
+  EXPECT_EQ(welcome(0), Lines{});
+  EXPECT_EQ(welcome(2), (Lines{"StartFullSync(0)", "StartFullSync(1)", "StartFullSync(2)"}));
+}
+
+TEST_F(PrimaryScript, ABackupThatCannotBeReachedDoesNotHoldUpTheOthers) {
+  start(2);
+  step(LinkUp{{0}});
+  welcome(0);
+  EXPECT_EQ(step(LinkDown{{1}, "connection refused"}),
+            (Lines{"DropBackup(1, connection refused)", "StartFullSync(0)"}));
+}
+
+TEST_F(PrimaryScript, ARefusalNamesItsReason) {
+  start(2);
+  step(LinkUp{{0}});
+  step(LinkUp{{1}});
+  welcome(0);
+  EXPECT_EQ(receive(1, Refuse{"disk 0 is too small"}),
+            (Lines{"DropBackup(1, refused: disk 0 is too small)", "StartFullSync(0)"}));
+}
+
+TEST_F(PrimaryScript, AnotherVersionIsRefused) {
+  start(1);
+  step(LinkUp{{0}});
+  EXPECT_EQ(receive(0, Welcome{2, {4}, {}}),
+            (Lines{"Send(0, Goodbye(dropped: speaks protocol version 2, not 1))",
+                   "DropBackup(0, speaks protocol version 2, not 1)", "Unprotected"}));
+}
+
+TEST_F(PrimaryScript, NothingIsCommittedWhileNobodyIsSynced) {
+  start(1);
+  step(LinkUp{{0}});
+  welcome(0);
+  EXPECT_EQ(close(1), Lines{});
+  EXPECT_EQ(primary_->committed(), EpochId{0});
+}
+
+TEST_F(PrimaryScript, CommitWaitsForEveryRequiredBackup) {
+  protect(3);
+  close(1);
+  close(2);
+  EXPECT_EQ(ack(0, 2), Lines{});
+  EXPECT_EQ(ack(1, 1), Lines{});
+  EXPECT_EQ(ack(2, 2), (Lines{"Committed(1)"}));
+  EXPECT_EQ(ack(1, 2), (Lines{"Committed(2)"}));
+}
+
+TEST_F(PrimaryScript, ASettlingBackupIsRequired) {
+  start(1);
+  step(LinkUp{{0}});
+  welcome(0);
+  step(SyncFinished{{0}, {0}});
+  EXPECT_EQ(close(1), Lines{});
+  EXPECT_TRUE(primary_->required({0}));
+  // Its first Ack may speak for more than the sync.
+  EXPECT_EQ(ack(0, 1), (Lines{"Protected(0)", "Committed(1)"}));
+}
+
+TEST_F(PrimaryScript, ABackupThatFallsAwayAdvancesThePendingCommit) {
+  protect(2);
+  close(1);
+  close(2);
+  ack(0, 2);
+  EXPECT_EQ(step(LinkDown{{1}, "reset by peer"}), (Lines{"DropBackup(1, reset by peer)", "Committed(2)"}));
+}
+
+TEST_F(PrimaryScript, TheLastBackupGoneCommitsEverythingClosed) {
+  protect(1);
+  close(1);
+  close(2);
+  EXPECT_EQ(step(LinkDown{{0}, "reset by peer"}),
+            (Lines{"DropBackup(0, reset by peer)", "Unprotected", "Committed(2)"}));
+  EXPECT_EQ(close(3), (Lines{"Committed(3)"}));
+  EXPECT_TRUE(primary_->unprotected());
+}
+
+TEST_F(PrimaryScript, AloneAFlushMustBeDurableHereFirst) {
+  protect(1);
+  close(1, true);
+  EXPECT_EQ(step(LinkDown{{0}, "x"}),
+            (Lines{"DropBackup(0, x)", "Unprotected", "Committed(1, durable first)"}));
+  EXPECT_EQ(close(2), (Lines{"Committed(2)"}));
+  EXPECT_EQ(close(3, true), (Lines{"Committed(3, durable first)"}));
+}
+
+TEST_F(PrimaryScript, AFlushIsCommittedOnlyWhenThePreviousFlushIsDurableHere) {
+  protect(1);
+  close(1, true);
+  EXPECT_EQ(ack(0, 1), (Lines{"Committed(1)"}));
+  close(2);
+  EXPECT_EQ(ack(0, 2), (Lines{"Committed(2)"}));
+  close(3, true);
+  close(4);
+  EXPECT_EQ(ack(0, 4), Lines{});
+  EXPECT_EQ(durable(2), (Lines{"Committed(4)"}));
+  close(5, true);
+  EXPECT_EQ(ack(0, 5), Lines{});
+  EXPECT_EQ(durable(3), (Lines{"Committed(5)"}));
+}
+
+TEST_F(PrimaryScript, EpochsBeforeAHeldFlushAreCommitted) {
+  protect(1);
+  close(1, true);
+  close(2);
+  close(3, true);
+  EXPECT_EQ(ack(0, 3), (Lines{"Committed(2)"}));
+  EXPECT_EQ(durable(2), (Lines{"Committed(3)"}));
+}
+
+TEST_F(PrimaryScript, AHeldFlushIsReleasedWhenAlone) {
+  protect(1);
+  close(1, true);
+  close(2, true);
+  EXPECT_EQ(ack(0, 2), (Lines{"Committed(1)"}));
+  EXPECT_EQ(step(LinkDown{{0}, "x"}),
+            (Lines{"DropBackup(0, x)", "Unprotected", "Committed(2, durable first)"}));
+}
+
+struct Violation {
+  const char* name;
+  Message message;
+  const char* reason;
+};
+
+TEST_F(PrimaryScript, ViolationsByAProtectingBackup) {
+  const Violation violations[] = {
+      {"ack of the future", Ack{{2}}, "Ack(2), last closed is 1"},
+      {"ack twice", Ack{{0}}, "Ack(0) after Ack(0)"},
+      {"welcome again", Welcome{1, {4}, {}}, "Welcome out of place"},
+      {"late refusal", Refuse{"no"}, "Refuse out of place"},
+      {"late digests", DiskDigests{{0}, 0, 1}, "DiskDigests out of place"},
+      {"a primary's message", EpochOpen{{1}}, "a backup sent EpochOpen"},
+      {"a hello", Hello{}, "a backup sent Hello"},
+  };
+  for (const Violation& violation : violations) {
+    SCOPED_TRACE(violation.name);
+    protect(1);
+    close(1);
+    const std::string reason = std::string("protocol violation: ") + violation.reason;
+    EXPECT_EQ(receive(0, violation.message),
+              (Lines{"Send(0, Goodbye(dropped: " + reason + "))", "DropBackup(0, " + reason + ")",
+                     "Unprotected", "Committed(1)"}));
+  }
+}
+
+TEST_F(PrimaryScript, AcksGoingBackwardsAreAViolation) {
+  protect(2);
+  close(1);
+  close(2);
+  ack(0, 2);
+  EXPECT_EQ(ack(0, 1), (Lines{"Send(0, Goodbye(dropped: protocol violation: Ack(1) after Ack(2)))",
+                              "DropBackup(0, protocol violation: Ack(1) after Ack(2))"}));
+}
+
+TEST_F(PrimaryScript, AnAckBeforeTheSyncIsFinishedIsAViolation) {
+  start(1);
+  step(LinkUp{{0}});
+  EXPECT_EQ(ack(0, 0).back(), "Unprotected");
+  start(1);
+  step(LinkUp{{0}});
+  welcome(0);
+  EXPECT_EQ(ack(0, 0),
+            (Lines{"Send(0, Goodbye(dropped: protocol violation: Ack(0) before the full sync))",
+                   "DropBackup(0, protocol violation: Ack(0) before the full sync)", "Unprotected"}));
+}
+
+TEST_F(PrimaryScript, AWelcomeToAnotherTermIsAViolation) {
+  start(1);
+  step(LinkUp{{0}});
+  EXPECT_EQ(receive(0, Welcome{1, {5}, {}}).at(1),
+            "DropBackup(0, protocol violation: Welcome to another machine or term)");
+}
+
+TEST_F(PrimaryScript, HeartbeatsGoOutEveryInterval) {
+  protect(2);
+  EXPECT_EQ(step(Tick{}), Lines{});
+  EXPECT_EQ(primary_->next_deadline(), clock_.now() + 100ms);
+  clock_.advance(100ms);
+  EXPECT_EQ(step(Tick{}), (Lines{"Send(0, Heartbeat(1))", "Send(1, Heartbeat(1))"}));
+  EXPECT_EQ(step(Tick{}), Lines{});
+  clock_.advance(150ms);
+  EXPECT_EQ(step(Tick{}), (Lines{"Send(0, Heartbeat(2))", "Send(1, Heartbeat(2))"}));
+}
+
+TEST_F(PrimaryScript, ASilentBackupIsDropped) {
+  protect(2);
+  close(1);
+  ack(0, 1);
+  clock_.advance(999ms);
+  step(Tick{});
+  EXPECT_EQ(receive(0, Heartbeat{1}), Lines{});
+  clock_.advance(1ms);
+  EXPECT_EQ(step(Tick{}), (Lines{"Send(1, Goodbye(dropped: silent for 1000 ms))",
+                                 "DropBackup(1, silent for 1000 ms)", "Committed(1)"}));
+}
+
+TEST_F(PrimaryScript, BytesOfAnUnfinishedMessageCountAsLife) {
+  protect(1);
+  clock_.advance(900ms);
+  step(Heard{{0}, clock_.now()});
+  clock_.advance(900ms);
+  EXPECT_EQ(step(Tick{}), (Lines{"Send(0, Heartbeat(1))"}));
+  // An older time than what is known changes nothing.
+  step(Heard{{0}, clock_.now() - 950ms});
+  clock_.advance(100ms);
+  EXPECT_EQ(step(Tick{}).at(1), "DropBackup(0, silent for 1000 ms)");
+}
+
+TEST_F(PrimaryScript, SilenceCountsFromTheFirstLinkOn) {
+  start(1);
+  EXPECT_EQ(primary_->next_deadline(), std::nullopt);
+  step(LinkUp{{0}});
+  clock_.advance(1s);
+  EXPECT_EQ(step(Tick{}).back(), "Unprotected");
+  EXPECT_EQ(primary_->next_deadline(), std::nullopt);
+}
+
+TEST_F(PrimaryScript, ADroppedBackupIsHeardNoMore) {
+  protect(2);
+  step(LinkDown{{0}, "x"});
+  EXPECT_EQ(ack(0, 77), Lines{});
+  EXPECT_EQ(step(LinkDown{{0}, "again"}), Lines{});
+  EXPECT_EQ(step(SyncFinished{{0}, {0}}), Lines{});
+}
+
+TEST_F(PrimaryScript, ABackupThatLeavesIsDropped) {
+  protect(1);
+  EXPECT_EQ(receive(0, Goodbye{GoodbyeReason::kStopped, {}}),
+            (Lines{"DropBackup(0, left: stopped)", "Unprotected"}));
+}
+
+TEST_F(PrimaryScript, LosingABackupDuringItsSyncKeepsTheOthers) {
+  start(2);
+  step(LinkUp{{0}});
+  step(LinkUp{{1}});
+  welcome(0);
+  welcome(1);
+  step(SyncFinished{{0}, {0}});
+  ack(0, 0);
+  close(1);
+  EXPECT_EQ(step(LinkDown{{1}, "x"}), (Lines{"DropBackup(1, x)"}));
+  EXPECT_EQ(ack(0, 1), (Lines{"Committed(1)"}));
+}
+
+TEST_F(PrimaryScript, StopSaysGoodbyeToAllAndEnds) {
+  protect(2);
+  EXPECT_EQ(step(Stop{GoodbyeReason::kPoweredOff}),
+            (Lines{"Send(0, Goodbye(powered off))", "Send(1, Goodbye(powered off))"}));
+  EXPECT_EQ(step(LinkDown{{0}, "closed"}), Lines{});
+  EXPECT_EQ(ack(1, 0), Lines{});
+  EXPECT_EQ(primary_->next_deadline(), std::nullopt);
+}
+
+TEST_F(PrimaryScript, EventsOutOfOrderAreABug) {
+  protect(1);
+  EXPECT_DEATH(close(2), "invariant");
+  EXPECT_DEATH(durable(1), "invariant");
+  EXPECT_DEATH(step(LinkUp{{0}}), "invariant");
+  EXPECT_DEATH(step(Tick{}); step(SyncFinished{{0}, {0}}), "invariant");
+}
+
+}  // namespace
+}  // namespace pollux::protocol

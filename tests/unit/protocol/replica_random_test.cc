@@ -1,0 +1,169 @@
+// Whatever a peer says, and in whatever order, the machines' invariants hold: a violation ends the
+// protection, never the process. The engine around each machine behaves; seeds are printed with a failure.
+#include <deque>
+#include <optional>
+#include <random>
+
+#include "protocol/backup_replica.h"
+#include "protocol/primary_replica.h"
+#include "script.h"
+
+namespace pollux::protocol {
+namespace {
+
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : engine_(seed) {}
+  std::uint64_t below(std::uint64_t bound) { return engine_() % bound; }
+  bool chance(std::uint64_t one_in) { return below(one_in) == 0; }
+
+ private:
+  std::mt19937_64 engine_;
+};
+
+// A message any peer might send, near the epochs at hand.
+Message any_message(Random& random, std::uint64_t epoch) {
+  const EpochId near{epoch + random.below(3) - (epoch > 0 ? random.below(2) : 0)};
+  switch (random.below(13)) {
+    case 0: return Hello{};
+    case 1: return Welcome{};
+    case 2: return DiskDigestRequest{{0}, 0, 1};
+    case 3: return DiskDigests{{0}, 0, 1};
+    case 4: return SyncPages{{{{1}, 1, false}}};
+    case 5: return SyncEnd{near, random.below(2), 0, 0, 8};
+    case 6: return EpochOpen{near};
+    case 7: return EpochPages{near, {{{1}, 1, false}}};
+    case 8: return EpochDiskWrites{near, {{{0}, DiskOperationKind::kFlush, 0, 0}}};
+    case 9: return EpochClose{near, random.below(2), 0, random.below(2), random.chance(2), 8};
+    case 10: return Ack{near};
+    case 11: return Heartbeat{1};
+    default: return random.chance(2) ? Message(Goodbye{}) : Message(Refuse{"no"});
+  }
+}
+
+// The message a primary that keeps the rules sends next, most of the time; else any.
+class LoosePrimary {
+ public:
+  Message next(Random& random, const BackupReplica& backup) {
+    if (random.chance(12)) return any_message(random, backup.last_whole().value);
+    if (backup.state() == BackupReplica::State::kAwaitingHello) {
+      Hello hello;
+      hello.config_digest = digest_config({});
+      hello.disk_bytes = {512};
+      return hello;
+    }
+    if (backup.state() != BackupReplica::State::kProtecting) return SyncEnd{};
+    const EpochId epoch = backup.last_whole().next();
+    open_ = !open_;
+    if (open_) return EpochOpen{epoch};
+    return EpochClose{epoch, 0, 0, 0, random.chance(3), 8};
+  }
+
+ private:
+  bool open_ = false;
+};
+
+void run_backup(std::uint64_t seed) {
+  Random random(seed);
+  Clock clock;
+  BackupReplica machine(BackupConfig{});
+  LoosePrimary primary;
+  std::deque<backup::Effect> work;
+  const auto take = [&](const BackupReplica::Effects& effects) {
+    work.insert(work.end(), effects.begin(), effects.end());
+  };
+  std::optional<EpochId> acked;
+  take(machine.step(backup::LinkUp{}, clock.now()));
+  for (int i = 0; i < 200; ++i) {
+    clock.advance(std::chrono::milliseconds(random.below(random.chance(50) ? 2000 : 20)));
+    // The engine answers in order, sooner or later.
+    if (!work.empty() && random.chance(2)) {
+      const backup::Effect effect = work.front();
+      work.pop_front();
+      if (std::holds_alternative<backup::ExamineHello>(effect)) {
+        take(machine.step(backup::HelloAccepted{}, clock.now()));
+      } else if (const auto* apply = std::get_if<backup::ApplyEpoch>(&effect)) {
+        take(machine.step(backup::EpochApplied{apply->epoch}, clock.now()));
+      } else if (const auto* make = std::get_if<backup::MakeDurable>(&effect)) {
+        take(machine.step(backup::EpochDurable{make->epoch}, clock.now()));
+      } else if (const auto* promote = std::get_if<backup::Promote>(&effect)) {
+        ASSERT_TRUE(!acked || promote->epoch >= *acked) << "an acknowledged epoch is lost";
+      } else if (const auto* send = std::get_if<backup::Send>(&effect)) {
+        if (const auto* ack = std::get_if<Ack>(&send->message)) {
+          ASSERT_TRUE(!acked || ack->epoch > *acked);
+          acked = ack->epoch;
+        }
+      }
+    } else if (random.chance(60)) {
+      take(machine.step(backup::LinkDown{"x"}, clock.now()));
+    } else if (random.chance(5)) {
+      take(machine.step(backup::Tick{}, clock.now()));
+    } else {
+      take(machine.receive(primary.next(random, machine), clock.now()));
+    }
+  }
+}
+
+void run_primary(std::uint64_t seed) {
+  Random random(seed);
+  Clock clock;
+  PrimaryConfig config;
+  config.backups = 1 + random.below(kMaxBackups);
+  PrimaryReplica machine(config);
+  EpochId committed;
+  std::vector<BackupId> to_sync;
+  const auto take = [&](const PrimaryReplica::Effects& effects) {
+    for (const primary::Effect& effect : effects) {
+      if (const auto* sync = std::get_if<primary::StartFullSync>(&effect)) to_sync.push_back(sync->backup);
+      if (const auto* commit = std::get_if<primary::Committed>(&effect)) {
+        ASSERT_GT(commit->epoch, committed);
+        ASSERT_LE(commit->epoch, machine.closed());
+        committed = commit->epoch;
+      }
+    }
+  };
+  for (std::uint32_t b = 0; b < config.backups; ++b) take(machine.step(primary::LinkUp{{b}}, clock.now()));
+  for (int i = 0; i < 200; ++i) {
+    clock.advance(std::chrono::milliseconds(random.below(20)));
+    const BackupId from{static_cast<std::uint32_t>(random.below(config.backups))};
+    if (!to_sync.empty() && random.chance(3)) {
+      const BackupId synced = to_sync.back();
+      to_sync.pop_back();
+      take(machine.step(primary::SyncFinished{synced, machine.closed()}, clock.now()));
+    } else if (random.chance(4)) {
+      take(machine.step(primary::EpochClosed{machine.closed().next(), random.chance(3)}, clock.now()));
+    } else if (random.chance(6)) {
+      take(machine.step(primary::EpochDurable{machine.committed()}, clock.now()));
+    } else if (random.chance(100)) {
+      take(machine.step(primary::LinkDown{from, "x"}, clock.now()));
+    } else if (random.chance(10)) {
+      take(machine.step(primary::Tick{}, clock.now()));
+    } else if (random.chance(40)) {
+      take(machine.receive(from, any_message(random, machine.closed().value), clock.now()));
+    } else if (machine.state(from) == PrimaryReplica::BackupState::kGreeting) {
+      take(machine.receive(from, Welcome{}, clock.now()));
+    } else {
+      take(machine.receive(from, random.chance(4) ? Message(Ack{machine.closed()}) : Message(Heartbeat{1}),
+                           clock.now()));
+    }
+  }
+}
+
+TEST(ReplicaRandom, NoPrimaryBreaksABackup) {
+  for (std::uint64_t seed = 0; seed < 2000; ++seed) {
+    SCOPED_TRACE(seed);
+    run_backup(seed);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(ReplicaRandom, NoBackupBreaksAPrimary) {
+  for (std::uint64_t seed = 0; seed < 2000; ++seed) {
+    SCOPED_TRACE(seed);
+    run_primary(seed);
+    if (HasFatalFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace pollux::protocol
