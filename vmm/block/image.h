@@ -1,6 +1,7 @@
 // A raw disk image: a regular file or a block device on the host.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 
@@ -15,7 +16,7 @@ inline constexpr std::uint64_t kSectorSize = 512;  // virtio-blk's unit (virtio 
 class Image {
  public:
   // Throws UsageError naming the path: missing, not a file or block device, empty, or not a multiple of 512
-  // bytes, or in use by another process (an exclusive lock is taken unless read-only).
+  // bytes, or in use by another process (an exclusive lock is taken unless read-only) or mounted.
   Image(const std::string& path, bool read_only);
 
   [[nodiscard]] const std::string& path() const { return path_; }
@@ -31,13 +32,15 @@ class Image {
   [[nodiscard]] bool sync();
 
  private:
-  bool failed(const char* operation);
+  enum class Operation : unsigned { kRead, kWrite, kDiscard, kSync };
+  [[nodiscard]] bool failed(Operation operation, int error_number);
+  [[nodiscard]] bool write_zeros(std::uint64_t offset, std::uint64_t length);
 
   std::string path_;
   Fd fd_;
   std::uint64_t size_ = 0;
   bool read_only_;
-  bool block_device_ = false;
+  std::atomic<unsigned> logged_ = 0;  // operations whose first failure was logged, one bit each
 };
 
 }  // namespace pollux::vmm

@@ -14,9 +14,10 @@ class ConsolePort {
   virtual ~ConsolePort() = default;
   // Readable when input waits; -1 when there is never any.
   [[nodiscard]] virtual int poll_fd() const = 0;
-  // Waiting input, empty at end of file (then poll_fd() becomes -1).
+  // Waiting input; empty at end of file (then poll_fd() becomes -1) or when it was all an escape sequence.
   [[nodiscard]] virtual Bytes read() = 0;
-  // Best effort: a console that cannot be written is logged once and the bytes are lost.
+  // Best effort: when a console cannot be written, or its reader stalls, that is logged once and bytes are
+  // lost.
   virtual void write(ByteView bytes) = 0;
 };
 

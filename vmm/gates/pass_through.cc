@@ -23,7 +23,9 @@ bool PassThroughOutput::transmit(NicIndex nic, ByteView frame) {
   return true;
 }
 
-void PassThroughOutput::console(ConsoleIndex console, ByteView bytes) { backends_.console(console).write(bytes); }
+void PassThroughOutput::console(ConsoleIndex console, ByteView bytes) {
+  backends_.console(console).write(bytes);
+}
 
 bool PassThroughOutput::read(DiskIndex disk, std::uint64_t offset, MutableByteView into) {
   return backends_.disk(disk).read(offset, into);

@@ -75,6 +75,9 @@ class Machine {
   void stop_dirty_tracking();
   // The pages written since the last call (or since tracking started), ascending.
   std::vector<Gfn> harvest_dirty_pages();
+  // Tells the network, through the output gate, that this machine's NICs are now here: switches learn the new
+  // port from gratuitous ARP and unsolicited neighbour advertisements for the addresses the guest was seen to use.
+  void announce();
   // Everything but RAM: the encoded, versioned state.
   Bytes save();
 

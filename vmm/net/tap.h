@@ -13,7 +13,7 @@ namespace pollux::vmm {
 
 using MacAddress = std::array<std::uint8_t, 6>;
 
-// "52:54:00:12:34:56"; nothing when malformed or multicast.
+// "52:54:00:12:34:56"; nothing when malformed, multicast or all zero.
 std::optional<MacAddress> parse_mac(const std::string& text);
 std::string to_string(const MacAddress& mac);
 
@@ -26,7 +26,7 @@ class Nic {
   virtual ~Nic() = default;
   // Readable when a frame waits; -1 when frames never arrive by themselves.
   [[nodiscard]] virtual int poll_fd() const = 0;
-  // The next waiting frame without blocking; nothing when there is none.
+  // The next waiting frame without blocking; nothing when there is none (or it was too long and dropped).
   [[nodiscard]] virtual std::optional<Bytes> receive() = 0;
   // Never blocks; a full queue drops the frame.
   virtual void send(ByteView frame) = 0;

@@ -1,0 +1,71 @@
+#include "backup/applier.h"
+
+#include "base/error.h"
+
+namespace pollux::backup {
+
+Applier::Applier(ReplicaImage& image, std::function<void(protocol::backup::Event)> on_done,
+                 std::function<void(std::string)> on_failed)
+    : image_(image), on_done_(std::move(on_done)), on_failed_(std::move(on_failed)), thread_([this] { run(); }) {}
+
+Applier::~Applier() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void Applier::apply(EpochRecord record) {
+  const std::lock_guard lock(mutex_);
+  jobs_.emplace_back(std::move(record));
+  changed_.notify_all();
+}
+
+void Applier::make_durable(protocol::EpochId epoch) {
+  const std::lock_guard lock(mutex_);
+  jobs_.emplace_back(Durable{epoch});
+  changed_.notify_all();
+}
+
+bool Applier::drain() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return failed_ || (jobs_.empty() && !busy_); });
+  return !failed_;
+}
+
+void Applier::run() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [&] { return stopping_ || !jobs_.empty(); });
+    if (stopping_ || failed_) return;
+    Job job = std::move(jobs_.front());
+    jobs_.pop_front();
+    busy_ = true;
+    lock.unlock();
+    try {
+      perform(std::move(job));
+      lock.lock();
+    } catch (const Error& error) {
+      on_failed_(error.what());
+      lock.lock();
+      failed_ = true;
+    }
+    busy_ = false;
+    changed_.notify_all();
+  }
+}
+
+void Applier::perform(Job job) {
+  if (auto* record = std::get_if<EpochRecord>(&job)) {
+    const protocol::EpochId epoch = record->epoch;
+    image_.apply(std::move(*record));
+    on_done_(protocol::backup::EpochApplied{epoch});
+  } else {
+    image_.make_durable();
+    on_done_(protocol::backup::EpochDurable{std::get<Durable>(job).epoch});
+  }
+}
+
+}  // namespace pollux::backup

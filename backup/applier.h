@@ -1,0 +1,52 @@
+// Applies whole records to the image, in order, on a thread of its own: receiving never waits for a disk.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <variant>
+
+#include "backup/replica_image.h"
+#include "protocol/backup_replica.h"
+
+namespace pollux::backup {
+
+// Owns the image's use between start and drain(). Thread safe.
+class Applier {
+ public:
+  // `on_done` is called on the applier's thread with EpochApplied and EpochDurable; `on_failed` with the line of
+  // the disk that refused, after which nothing more is applied.
+  Applier(ReplicaImage& image, std::function<void(protocol::backup::Event)> on_done,
+          std::function<void(std::string)> on_failed);
+  ~Applier();
+
+  void apply(EpochRecord record);
+  void make_durable(protocol::EpochId epoch);
+  // Returns when all of the above is done. False: a disk refused.
+  bool drain();
+
+ private:
+  struct Durable {
+    protocol::EpochId epoch;
+  };
+  using Job = std::variant<EpochRecord, Durable>;
+
+  void run();
+  void perform(Job job);
+
+  ReplicaImage& image_;
+  std::function<void(protocol::backup::Event)> on_done_;
+  std::function<void(std::string)> on_failed_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Job> jobs_;  // bounded in bytes by the receiver's staging limit
+  bool busy_ = false;
+  bool failed_ = false;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace pollux::backup

@@ -1,0 +1,19 @@
+// An epoch record as it arrives: staged whole before anything of it touches the image.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "base/bytes.h"
+#include "protocol/message.h"
+
+namespace pollux::backup {
+
+struct EpochRecord {
+  protocol::EpochId epoch;
+  std::vector<std::pair<protocol::EpochPages, Bytes>> pages;
+  std::vector<std::pair<protocol::EpochDiskWrites, Bytes>> disk_writes;
+  Bytes state;  // the machine at the end of the epoch
+};
+
+}  // namespace pollux::backup

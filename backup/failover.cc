@@ -1,0 +1,43 @@
+#include "backup/failover.h"
+
+#include <fmt/format.h>
+
+#include <boost/json.hpp>
+
+namespace pollux::backup {
+namespace {
+
+double milliseconds(protocol::TimePoint from, protocol::TimePoint to) {
+  return std::chrono::duration<double, std::milli>(to - from).count();
+}
+
+}  // namespace
+
+std::string FailoverTimeline::text() const {
+  const auto line = [&](protocol::TimePoint at, const std::string& what) {
+    return fmt::format("  {:>9.1f} ms  {}\n", milliseconds(last_heard, at), what);
+  };
+  std::string text = fmt::format("failover at the end of epoch {} ({})\n", epoch.value, reason);
+  text += line(epoch_received, fmt::format("record of epoch {} was whole", epoch.value));
+  text += line(last_heard, "last byte heard of the primary");
+  text += line(detected, "primary declared lost");
+  text += line(promoted, "promoted: machine restored");
+  text += line(first_entry, "first vCPU entry");
+  if (first_frame) text += line(*first_frame, "first frame sent by the guest");
+  text.pop_back();
+  return text;
+}
+
+std::string FailoverTimeline::json() const {
+  boost::json::object object;
+  object["epoch"] = epoch.value;
+  object["reason"] = reason;
+  object["epoch_received_ms"] = milliseconds(last_heard, epoch_received);
+  object["detected_ms"] = milliseconds(last_heard, detected);
+  object["promoted_ms"] = milliseconds(last_heard, promoted);
+  object["first_entry_ms"] = milliseconds(last_heard, first_entry);
+  if (first_frame) object["first_frame_ms"] = milliseconds(last_heard, *first_frame);
+  return boost::json::serialize(object) + "\n";
+}
+
+}  // namespace pollux::backup

@@ -1,0 +1,246 @@
+#include "backup/replication_session.h"
+
+#include <spdlog/spdlog.h>
+
+#include "base/error.h"
+
+namespace pollux::backup {
+
+namespace event = protocol::backup;
+using protocol::Message;
+using protocol::TimePoint;
+
+namespace {
+
+TimePoint now() { return std::chrono::steady_clock::now(); }
+
+protocol::BackupConfig replica_config(protocol::Timing timing, std::uint64_t staging_bytes) {
+  protocol::BackupConfig config;
+  config.timing = timing;
+  config.max_record_bytes = staging_bytes;
+  return config;
+}
+
+}  // namespace
+
+ReplicationSession::ReplicationSession(std::unique_ptr<protocol::Link> link, vmm::Backends& backends,
+                                       protocol::Timing timing, std::uint64_t staging_bytes)
+    : link_(std::move(link)),
+      backends_(backends),
+      staging_bytes_(staging_bytes),
+      replica_(replica_config(timing, staging_bytes)) {}
+
+ReplicationSession::~ReplicationSession() {
+  link_->set_activity_callback([] {});
+}
+
+void ReplicationSession::stop() {
+  const std::lock_guard lock(mutex_);
+  stop_requested_ = true;
+  changed_.notify_all();
+}
+
+SessionOutcome ReplicationSession::run() {
+  link_->set_activity_callback([this] {
+    const std::lock_guard lock(mutex_);
+    activity_ = true;
+    changed_.notify_all();
+  });
+  step(event::LinkUp{});
+  while (!outcome_) {
+    wait_for_work();
+    step_posted_events();
+    receive_some();
+    if (outcome_) break;
+    step(event::Heard{link_->last_received()});
+    if (!link_->is_up() && !link_down_seen_) {
+      // What arrived whole before the end still counts.
+      while (!outcome_) {
+        auto received = link_->receive(std::chrono::nanoseconds(0));
+        if (!received) break;
+        receive_one(std::move(*received));
+      }
+      link_down_seen_ = true;
+      if (!outcome_) step(event::LinkDown{link_->down_reason()});
+    }
+    if (!outcome_) step(event::Tick{});
+  }
+  if (outcome_->promote && applier_ && !applier_->drain()) {
+    outcome_->promote = false;
+    outcome_->failed = true;
+    outcome_->reason = disk_failure_;
+  }
+  if (!outcome_->promote) (void)link_->flush(std::chrono::seconds(1));
+  link_->close();
+  return *outcome_;
+}
+
+// Some only: between two turns heartbeats go out, however busy the link is. With full staging memory none: the
+// primary's data waits in the link, and so, by TCP, at the primary.
+void ReplicationSession::receive_some() {
+  constexpr int kMessagesPerTurn = 16;
+  for (int i = 0; i < kMessagesPerTurn; ++i) {
+    if (outcome_ || replica_.staged_bytes() > staging_bytes_) return;
+    auto received = link_->receive(std::chrono::nanoseconds(0));
+    if (!received) return;
+    receive_one(std::move(*received));
+    step_posted_events();
+  }
+  const std::lock_guard lock(mutex_);
+  activity_ = true;  // there may be more
+}
+
+void ReplicationSession::wait_for_work() {
+  std::unique_lock lock(mutex_);
+  const bool full = replica_.staged_bytes() > staging_bytes_;
+  const auto ready = [&] {
+    return stop_requested_ || !events_.empty() || !disk_failure_.empty() || (activity_ && !full);
+  };
+  if (const auto deadline = replica_.next_deadline()) {
+    changed_.wait_until(lock, *deadline, ready);
+  } else {
+    changed_.wait(lock, ready);
+  }
+  if (!full) activity_ = false;
+}
+
+void ReplicationSession::step_posted_events() {
+  std::deque<event::Event> events;
+  std::string disk_failure;
+  bool stop = false;
+  {
+    const std::lock_guard lock(mutex_);
+    events.swap(events_);
+    disk_failure = disk_failure_;
+    stop = std::exchange(stop_requested_, false);
+  }
+  for (const event::Event& event : events) {
+    if (!outcome_) step(event);
+  }
+  if (!outcome_ && !disk_failure.empty()) fail(disk_failure);
+  if (!outcome_ && stop) step(event::Stop{});
+}
+
+void ReplicationSession::post(event::Event event) {
+  const std::lock_guard lock(mutex_);
+  events_.push_back(std::move(event));
+  changed_.notify_all();
+}
+
+void ReplicationSession::step(const event::Event& event) { handle(replica_.step(event, now())); }
+
+// The header first: the state machine says whether the message is in order; only then is its body looked at. A
+// record's body must be staged before the effects of its close are carried out.
+void ReplicationSession::receive_one(protocol::Received received) {
+  auto effects = replica_.receive(received.message, now());
+  for (const event::Effect& effect : effects) {
+    if (std::holds_alternative<event::End>(effect)) {
+      handle(std::move(effects));
+      return;
+    }
+  }
+  try {
+    take_body(received.message, std::move(received.body));
+    handle(std::move(effects));
+  } catch (const Error& error) {
+    fail(error.what());
+  }
+}
+
+void ReplicationSession::take_body(const Message& message, Bytes body) {
+  if (const auto* request = std::get_if<protocol::DiskDigestRequest>(&message)) {
+    const Bytes digests = image_->digests(*request);
+    link_->send(protocol::DiskDigests{request->disk, request->first, request->count}, digests);
+  } else if (const auto* blocks = std::get_if<protocol::DiskBlocks>(&message)) {
+    image_->write_blocks(*blocks, body);
+  } else if (const auto* sync_pages = std::get_if<protocol::SyncPages>(&message)) {
+    image_->write_pages(*sync_pages, body);
+  } else if (std::holds_alternative<protocol::SyncEnd>(message)) {
+    staged_ = {};
+    staged_.state = std::move(body);
+  } else if (std::holds_alternative<protocol::EpochOpen>(message)) {
+    staged_ = {};
+  } else if (const auto* pages = std::get_if<protocol::EpochPages>(&message)) {
+    image_->check(*pages);
+    staged_.pages.emplace_back(*pages, std::move(body));
+  } else if (const auto* writes = std::get_if<protocol::EpochDiskWrites>(&message)) {
+    image_->check(*writes);
+    staged_.disk_writes.emplace_back(*writes, std::move(body));
+  } else if (std::holds_alternative<protocol::EpochClose>(message)) {
+    staged_.state = std::move(body);
+  }
+}
+
+// This backup cannot go on, whatever the primary does.
+void ReplicationSession::fail(const std::string& reason) {
+  link_->send(protocol::Goodbye{protocol::GoodbyeReason::kDropped, reason});
+  outcome_ = SessionOutcome{.failed = true, .reason = reason};
+}
+
+void ReplicationSession::handle(std::vector<event::Effect> effects) {
+  for (const event::Effect& effect : effects) {
+    std::visit([this](const auto& one) { carry_out(one); }, effect);
+  }
+}
+
+void ReplicationSession::carry_out(const event::Send& effect) { link_->send(effect.message); }
+
+void ReplicationSession::carry_out(const event::ExamineHello& effect) {
+  try {
+    const vmm::MachineConfig config = vmm::decode_machine_config(effect.hello.machine_config);
+    if (const auto mismatch = ReplicaImage::mismatch(config, backends_)) {
+      step(event::HelloRefused{*mismatch});
+      return;
+    }
+    image_ = std::make_unique<ReplicaImage>(config, backends_);
+    spdlog::info("machine {}: {} MiB, {} vCPU(s), {} disk(s), {} NIC(s)", to_string(effect.hello.vm),
+                 config.memory_bytes >> 20, config.vcpus, config.disks.size(), config.nics.size());
+    step(event::HelloAccepted{});
+  } catch (const Error& error) {
+    step(event::HelloRefused{error.what()});
+  }
+}
+
+void ReplicationSession::carry_out(const event::BeginSync&) { spdlog::info("full sync begins"); }
+
+void ReplicationSession::carry_out(const event::ApplyEpoch& effect) {
+  last_whole_at_ = now();
+  if (!applier_) {
+    spdlog::info("full sync complete: protecting from the end of epoch {}", effect.epoch.value);
+    applier_ = std::make_unique<Applier>(
+        *image_, [this](event::Event event) { post(std::move(event)); },
+        [this](std::string failure) {
+          const std::lock_guard lock(mutex_);
+          disk_failure_ = std::move(failure);
+          changed_.notify_all();
+        });
+  }
+  staged_.epoch = effect.epoch;
+  applier_->apply(std::exchange(staged_, {}));
+}
+
+void ReplicationSession::carry_out(const event::MakeDurable& effect) { applier_->make_durable(effect.epoch); }
+
+void ReplicationSession::carry_out(const event::DiscardPartial& effect) {
+  spdlog::info("epoch {} never came whole: discarded", effect.epoch.value);
+  staged_ = {};
+}
+
+void ReplicationSession::carry_out(const event::Disconnect& effect) {
+  outcome_ = SessionOutcome{.again = true, .reason = effect.reason};
+}
+
+void ReplicationSession::carry_out(const event::Promote& effect) {
+  outcome_ = SessionOutcome{.promote = true,
+                            .reason = effect.reason,
+                            .epoch = effect.epoch,
+                            .epoch_received = last_whole_at_,
+                            .last_heard = link_->last_received(),
+                            .detected = now()};
+}
+
+void ReplicationSession::carry_out(const event::End& effect) {
+  outcome_ = SessionOutcome{.failed = effect.failed, .reason = effect.reason};
+}
+
+}  // namespace pollux::backup

@@ -1,0 +1,88 @@
+// One primary's replication into this backup, from its Hello to the decision: promote, or end.
+//
+// Threads: run()'s thread receives, stages and steps the protocol state machine; the Applier writes the image.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "backup/applier.h"
+#include "backup/epoch_record.h"
+#include "backup/replica_image.h"
+#include "protocol/backup_replica.h"
+#include "protocol/link/link.h"
+
+namespace pollux::backup {
+
+struct SessionOutcome {
+  bool promote = false;
+  bool again = false;           // nothing was touched: another primary may come
+  bool failed = false;          // ended, and not as it should
+  std::string reason = {};      // why the primary counts as lost, or why it is over
+  protocol::EpochId epoch = {};  // promote: the machine goes on from the end of this epoch
+  protocol::TimePoint epoch_received = {};  // when its record was whole
+  protocol::TimePoint last_heard = {};      // last byte of the primary
+  protocol::TimePoint detected = {};        // when the primary was declared lost
+};
+
+class ReplicationSession {
+ public:
+  // Receiving stops while more than `staging_bytes` of whole records wait to be applied; one record may hold at
+  // most as many.
+  ReplicationSession(std::unique_ptr<protocol::Link> link, vmm::Backends& backends, protocol::Timing timing,
+                     std::uint64_t staging_bytes);
+  ~ReplicationSession();
+
+  SessionOutcome run();
+  // Any thread: end without promotion.
+  void stop();
+
+  // After run() said promote: every whole record is applied.
+  [[nodiscard]] ReplicaImage& image() { return *image_; }
+
+ private:
+  void wait_for_work();
+  void receive_some();
+  void receive_one(protocol::Received received);
+  void take_body(const protocol::Message& message, Bytes body);
+  void step(const protocol::backup::Event& event);
+  void step_posted_events();
+  void post(protocol::backup::Event event);
+  void fail(const std::string& reason);
+  void handle(std::vector<protocol::backup::Effect> effects);
+  void carry_out(const protocol::backup::Send& effect);
+  void carry_out(const protocol::backup::ExamineHello& effect);
+  void carry_out(const protocol::backup::BeginSync& effect);
+  void carry_out(const protocol::backup::ApplyEpoch& effect);
+  void carry_out(const protocol::backup::MakeDurable& effect);
+  void carry_out(const protocol::backup::DiscardPartial& effect);
+  void carry_out(const protocol::backup::Disconnect& effect);
+  void carry_out(const protocol::backup::Promote& effect);
+  void carry_out(const protocol::backup::End& effect);
+
+  std::unique_ptr<protocol::Link> link_;
+  vmm::Backends& backends_;
+  const std::uint64_t staging_bytes_;
+  protocol::BackupReplica replica_;
+  std::unique_ptr<ReplicaImage> image_;
+  std::unique_ptr<Applier> applier_;
+  EpochRecord staged_;
+  std::optional<SessionOutcome> outcome_;
+  protocol::TimePoint last_whole_at_;
+  bool link_down_seen_ = false;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<protocol::backup::Event> events_;
+  std::string disk_failure_;
+  bool activity_ = false;
+  bool stop_requested_ = false;
+};
+
+}  // namespace pollux::backup

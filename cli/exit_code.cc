@@ -1,0 +1,17 @@
+#include "cli/exit_code.h"
+
+#include <spdlog/spdlog.h>
+
+namespace pollux::cli {
+
+int exit_code_of(const vmm::MachineExit& exit, int signal) {
+  switch (exit.reason) {
+    case vmm::ExitReason::kPowerOff: return 0;
+    case vmm::ExitReason::kReset: return kResetExit;
+    case vmm::ExitReason::kCrash: spdlog::error("the guest crashed: {}", exit.detail); return kCrashExit;
+    case vmm::ExitReason::kRequested: return signal == 0 ? 0 : 128 + signal;
+  }
+  return kFailureExit;
+}
+
+}  // namespace pollux::cli

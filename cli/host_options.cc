@@ -1,0 +1,97 @@
+#include "cli/host_options.h"
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <limits>
+#include <sstream>
+
+#include "base/error.h"
+
+namespace pollux::cli {
+namespace {
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts;
+  std::istringstream stream(text);
+  for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
+  return parts;
+}
+
+DiskOption parse_disk(const std::string& text) {
+  const std::vector<std::string> parts = split(text);
+  const bool plain = parts.size() == 1;
+  if (!plain && !(parts.size() == 2 && parts[1] == "ro")) throw UsageError("--disk " + text + ": expected PATH or PATH,ro");
+  return {parts[0], !plain};
+}
+
+NetOption parse_net(const std::string& text) {
+  NetOption net;
+  for (const std::string& part : split(text)) {
+    if (part.rfind("tap=", 0) == 0) {
+      net.tap = part.substr(4);
+    } else if (part.rfind("mac=", 0) == 0) {
+      net.mac = vmm::parse_mac(part.substr(4));
+      if (!net.mac) throw UsageError("--net " + text + ": not a unicast MAC address such as 52:54:00:12:34:56");
+    } else {
+      throw UsageError("--net " + text + ": expected tap=NAME[,mac=XX:XX:XX:XX:XX:XX]");
+    }
+  }
+  if (net.tap.empty()) throw UsageError("--net " + text + ": tap=NAME is missing");
+  return net;
+}
+
+}  // namespace
+
+std::uint64_t parse_size(const std::string& option, const std::string& text) {
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const std::string unit(end, text.data() + text.size());
+  const std::uint64_t factor = unit.empty() ? 1
+                               : unit == "K" ? std::uint64_t{1} << 10
+                               : unit == "M" ? std::uint64_t{1} << 20
+                               : unit == "G" ? std::uint64_t{1} << 30
+                                             : 0;
+  if (error != std::errc{} || factor == 0 || value == 0 || value > std::numeric_limits<std::uint64_t>::max() / factor) {
+    throw UsageError(option + " " + text + ": expected a size such as 512M or 2G");
+  }
+  return value * factor;
+}
+
+void HostOptions::add_to(CLI::App& app) {
+  app.add_option("--disk", disks_, "disk image, a raw file or block device: PATH[,ro]; repeatable")->type_name("PATH");
+  app.add_option("--net", nets_, "NIC on a TAP of this host: tap=NAME[,mac=..]; repeatable")->type_name("SPEC");
+  app.add_option("--console", console_, "serial console (ttyS0): stdio (Ctrl-A x leaves), file=PATH or none")
+      ->capture_default_str();
+  app.add_option("--virtio-console", virtio_console_, "second console (hvc0): stdio, file=PATH or none")
+      ->capture_default_str();
+}
+
+std::vector<DiskOption> HostOptions::disks() const {
+  if (disks_.size() > vmm::kMaxDisks) throw UsageError("--disk: at most " + std::to_string(vmm::kMaxDisks) + " disks");
+  std::vector<DiskOption> parsed;
+  for (const std::string& disk : disks_) parsed.push_back(parse_disk(disk));
+  return parsed;
+}
+
+std::vector<NetOption> HostOptions::nets() const {
+  if (nets_.size() > vmm::kMaxNics) throw UsageError("--net: at most " + std::to_string(vmm::kMaxNics) + " NICs");
+  std::vector<NetOption> parsed;
+  for (const std::string& net : nets_) parsed.push_back(parse_net(net));
+  return parsed;
+}
+
+std::unique_ptr<vmm::Backends> HostOptions::open(const std::function<void()>& on_leave) const {
+  if (console_ == "stdio" && virtio_console_ == "stdio") {
+    throw UsageError("--virtio-console stdio: --console has stdio already");
+  }
+  std::vector<std::unique_ptr<vmm::Image>> images;
+  for (const DiskOption& disk : disks()) images.push_back(std::make_unique<vmm::Image>(disk.path, disk.read_only));
+  std::vector<std::unique_ptr<vmm::Nic>> nics;
+  for (const NetOption& net : nets()) nics.push_back(std::make_unique<vmm::Tap>(net.tap));
+  auto virtio_console = vmm::open_console(virtio_console_, on_leave);
+  // The terminal last: whatever is refused above is said on a terminal in its ordinary mode.
+  auto serial = vmm::open_console(console_, on_leave);
+  return std::make_unique<vmm::Backends>(std::move(images), std::move(nics), std::move(serial), std::move(virtio_console));
+}
+
+}  // namespace pollux::cli

@@ -1,0 +1,51 @@
+// The host's side of a machine, as `vm`, `primary` and `backup` take it: disks, TAPs, consoles.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vmm/machine/backends.h"
+#include "vmm/machine/machine_config.h"
+
+namespace CLI {
+class App;
+}
+
+namespace pollux::cli {
+
+struct NetOption {
+  std::string tap;
+  std::optional<vmm::MacAddress> mac;
+};
+
+struct DiskOption {
+  std::string path;
+  bool read_only = false;
+};
+
+class HostOptions {
+ public:
+  void add_to(CLI::App& app);
+
+  // Throw UsageError naming the option.
+  [[nodiscard]] std::vector<DiskOption> disks() const;
+  [[nodiscard]] std::vector<NetOption> nets() const;
+  // Whether a console of the guest is this process's terminal.
+  [[nodiscard]] bool uses_terminal() const { return console_ == "stdio" || virtio_console_ == "stdio"; }
+  // Opens everything. `on_leave`: Ctrl-A x on a stdio console.
+  [[nodiscard]] std::unique_ptr<vmm::Backends> open(const std::function<void()>& on_leave) const;
+
+ private:
+  std::vector<std::string> disks_;
+  std::vector<std::string> nets_;
+  std::string console_ = "stdio";
+  std::string virtio_console_ = "none";
+};
+
+// "512M", "2G", "65536K" or plain bytes. Throws UsageError naming `option`.
+[[nodiscard]] std::uint64_t parse_size(const std::string& option, const std::string& text);
+
+}  // namespace pollux::cli

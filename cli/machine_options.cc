@@ -1,0 +1,58 @@
+#include "cli/machine_options.h"
+
+#include <CLI/CLI.hpp>
+
+#include "base/error.h"
+
+namespace pollux::cli {
+namespace {
+
+// Locally administered, "POLUX" in the rest, and the NIC's number: stable, so that a restarted guest keeps its name.
+vmm::MacAddress default_mac(std::size_t index) {
+  return {0x52, 0x50, 0x4f, 0x4c, 0x58, static_cast<std::uint8_t>(index + 1)};
+}
+
+}  // namespace
+
+void MachineOptions::add_to(CLI::App& app) {
+  app.add_option("--kernel", kernel_, "Linux bzImage, or an ELF64 kernel")->required()->type_name("PATH");
+  app.add_option("--initrd", initrd_, "initial RAM disk")->type_name("PATH");
+  app.add_option("--cmdline", command_line_, "kernel command line")->capture_default_str();
+  app.add_option("--memory", memory_, "guest RAM, e.g. 512M or 2G")->capture_default_str();
+  app.add_option("--cpus", vcpus_, "virtual CPUs, 1 to 8")->capture_default_str();
+  app.add_option("--dirty-log", dirty_log_, "how KVM reports dirty pages: ring, bitmap or auto")->capture_default_str();
+  host_.add_to(app);
+  app.set_config("--config", "", "read options from this TOML file");
+  app.allow_config_extras(CLI::config_extras_mode::error);
+}
+
+void MachineOptions::check() const {
+  const std::uint64_t bytes = parse_size("--memory", memory_);
+  if (bytes % kPageSize != 0 || bytes < (std::uint64_t{16} << 20)) {
+    throw UsageError("--memory " + memory_ + ": expected at least 16M, a multiple of 4K");
+  }
+  if (vcpus_ < 1 || vcpus_ > vmm::kMaxVcpus) throw UsageError("--cpus " + std::to_string(vcpus_) + ": expected 1 to 8");
+  (void)machine_options();
+  (void)host_.disks();
+  (void)host_.nets();
+}
+
+vmm::MachineConfig MachineOptions::config(vmm::Backends& backends) const {
+  vmm::MachineConfig config;
+  config.memory_bytes = parse_size("--memory", memory_);
+  config.vcpus = vcpus_;
+  for (std::uint32_t i = 0; i < backends.disk_count(); ++i) {
+    config.disks.push_back({backends.disk({i}).size(), backends.disk({i}).read_only()});
+  }
+  for (const NetOption& net : host_.nets()) config.nics.push_back({net.mac.value_or(default_mac(config.nics.size()))});
+  return config;
+}
+
+vmm::MachineOptions MachineOptions::machine_options() const {
+  if (dirty_log_ == "auto") return {};
+  if (dirty_log_ == "ring") return {vmm::DirtyLog::kRing};
+  if (dirty_log_ == "bitmap") return {vmm::DirtyLog::kBitmap};
+  throw UsageError("--dirty-log " + dirty_log_ + ": expected ring, bitmap or auto");
+}
+
+}  // namespace pollux::cli

@@ -1,0 +1,33 @@
+// A new machine, as `vm` and `primary` take it: kernel, memory, vCPUs, and the host's side.
+#pragma once
+
+#include <string>
+
+#include "cli/host_options.h"
+#include "vmm/machine/machine.h"
+
+namespace pollux::cli {
+
+class MachineOptions {
+ public:
+  void add_to(CLI::App& app);
+
+  [[nodiscard]] const HostOptions& host() const { return host_; }
+  // Throw UsageError naming the option.
+  [[nodiscard]] vmm::MachineConfig config(vmm::Backends& backends) const;
+  [[nodiscard]] vmm::BootSource boot_source() const { return {kernel_, initrd_, command_line_}; }
+  [[nodiscard]] vmm::MachineOptions machine_options() const;
+  // What can be said without opening anything.
+  void check() const;
+
+ private:
+  HostOptions host_;
+  std::string kernel_;
+  std::string initrd_;
+  std::string command_line_ = "console=ttyS0";
+  std::string memory_ = "256M";
+  unsigned vcpus_ = 1;
+  std::string dirty_log_ = "auto";
+};
+
+}  // namespace pollux::cli

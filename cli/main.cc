@@ -1,0 +1,70 @@
+// pollux: the one command. What went wrong is said in one line on standard error.
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "base/error.h"
+#include "cli/commands.h"
+#include "cli/exit_code.h"
+
+namespace {
+
+constexpr const char* kFooter = R"(
+exit codes:
+  0   the guest powered off, or the command did what it was asked
+  1   the host failed: KVM, a disk, a lost peer
+  2   an option, a file or the configuration is wrong: standard error names it
+  3   the guest reset itself (pollux does not start it again)
+  4   the guest crashed: triple fault or a KVM error
+  130 ended by SIGINT (Ctrl-C)   143 ended by SIGTERM
+
+a guest in one line:
+  pollux vm --kernel vmlinuz --initrd initrd.img --cmdline console=ttyS0 --memory 512M --disk root.raw
+
+the same guest on two hosts, as one machine:
+  a$ pollux keygen a.key          b$ pollux keygen b.key     (exchange a.key.pub and b.key.pub)
+  b$ pollux backup --listen 0.0.0.0:7700 --key b.key --peer-key a.key.pub --disk root.raw --net tap=tap0
+  a$ pollux primary --backup b:7700 --key a.key --peer-key b.key.pub --kernel ... --disk root.raw --net tap=tap0
+
+Options may also stand in a file: --config FILE.toml, with the same names.)";
+
+// The exception's first line; the rest (usage hints) would break "one line".
+int complain(const std::string& text, int code) {
+  const std::string line = text.substr(0, text.find('\n'));
+  std::fprintf(stderr, "pollux: %s\n", line.c_str());
+  return code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using namespace pollux;
+  spdlog::set_default_logger(spdlog::stderr_color_mt("pollux"));
+  spdlog::set_pattern("%H:%M:%S.%e %^%l%$ %v");
+
+  CLI::App app("Pollux runs a virtual machine on two or more hosts as one logical machine that outlives any of them.");
+  app.set_version_flag("--version", "pollux " POLLUX_VERSION);
+  app.footer(kFooter);
+  app.require_subcommand(1);
+  std::string log_level = "info";
+  app.add_option("--log-level", log_level, "trace, debug, info, warning, error")->capture_default_str();
+  app.parse_complete_callback([&] { spdlog::set_level(spdlog::level::from_str(log_level)); });
+  int exit_code = 0;
+  cli::add_vm(app, exit_code);
+  cli::add_primary(app, exit_code);
+  cli::add_backup(app, exit_code);
+  cli::add_keygen(app, exit_code);
+  try {
+    app.parse(argc, argv);
+    return exit_code;
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    return complain(error.what(), cli::kUsageExit);
+  } catch (const UsageError& error) {
+    return complain(error.what(), cli::kUsageExit);
+  } catch (const std::exception& error) {
+    return complain(error.what(), cli::kFailureExit);
+  }
+}

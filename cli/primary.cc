@@ -1,0 +1,109 @@
+// pollux primary: a guest on this host, protected by backups on others.
+#include "primary/primary.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "base/error.h"
+#include "cli/commands.h"
+#include "cli/exit_code.h"
+#include "cli/machine_options.h"
+#include "cli/signals.h"
+#include "protocol/primary_replica.h"
+#include "vmm/gates/pass_through.h"
+
+namespace pollux::cli {
+namespace {
+
+struct PrimaryCommand {
+  MachineOptions machine;
+  std::vector<std::string> backups;
+  std::string key;
+  std::vector<std::string> peer_keys;
+  std::uint64_t epoch_ms = 20;
+  std::uint64_t timeout_ms = 1000;
+  std::uint64_t heartbeat_ms = 100;
+  std::uint64_t connect_timeout_ms = 10'000;
+  std::string staging = "256M";
+  std::string held = "64M";
+  std::string statistics;
+};
+
+primary::PrimaryOptions to_options(const PrimaryCommand& command) {
+  if (command.backups.empty() || command.backups.size() > protocol::kMaxBackups) {
+    throw UsageError("--backup: expected 1 to 3 addresses");
+  }
+  if (command.peer_keys.size() != 1 && command.peer_keys.size() != command.backups.size()) {
+    throw UsageError("--peer-key: expected one, or one for each --backup in the same order");
+  }
+  if (command.epoch_ms < 1 || command.epoch_ms > 10'000) throw UsageError("--epoch-ms: expected 1 to 10000");
+  if (command.heartbeat_ms < 1 || command.timeout_ms < 2 * command.heartbeat_ms) {
+    throw UsageError("--timeout-ms: expected at least twice --heartbeat-ms");
+  }
+  primary::PrimaryOptions options;
+  for (std::size_t i = 0; i < command.backups.size(); ++i) {
+    const std::string& key = command.peer_keys[command.peer_keys.size() == 1 ? 0 : i];
+    options.backups.push_back(
+        {protocol::parse_address(command.backups[i]), protocol::session::load_public_key(key)});
+  }
+  options.epoch_length = std::chrono::milliseconds(command.epoch_ms);
+  options.silence_timeout = std::chrono::milliseconds(command.timeout_ms);
+  options.heartbeat_interval = std::chrono::milliseconds(command.heartbeat_ms);
+  options.connect_timeout = std::chrono::milliseconds(command.connect_timeout_ms);
+  options.staging_bytes = parse_size("--staging", command.staging);
+  options.held_bytes = parse_size("--held", command.held);
+  options.statistics_path = command.statistics;
+  return options;
+}
+
+int run_primary(const PrimaryCommand& command) {
+  command.machine.check();
+  protocol::session::initialize_crypto();
+  SignalWatcher signals;
+  primary::PrimaryOptions options = to_options(command);
+  const auto key = protocol::session::load_secret_key(command.key);
+  primary::Primary* running = nullptr;
+  const std::unique_ptr<vmm::Backends> backends = command.machine.host().open([&] { running->stop(); });
+  // A live line would garble a guest's console on the same terminal.
+  options.status_line = ::isatty(STDERR_FILENO) && !command.machine.host().uses_terminal();
+  primary::Primary primary(std::move(options));
+  running = &primary;
+  signals.on_signal([&] { primary.stop(); });
+  primary.connect(key);
+  if (signals.received() != 0) return 128 + signals.received();
+  vmm::PassThroughInput input;
+  const vmm::MachineExit exit = primary.run(*backends, [&](vmm::OutputGate& output) {
+    return vmm::Machine::boot(command.machine.config(*backends), command.machine.boot_source(), *backends, input, output,
+                              command.machine.machine_options());
+  });
+  return exit_code_of(exit, signals.received());
+}
+
+}  // namespace
+
+void add_primary(CLI::App& app, int& exit_code) {
+  auto* command = app.add_subcommand("primary", "run a guest on this host, protected by backups on other hosts");
+  auto options = std::make_shared<PrimaryCommand>();
+  command->add_option("--backup", options->backups, "a backup's HOST:PORT; up to three")->required()->type_name("ADDR");
+  command->add_option("--key", options->key, "this host's secret key (pollux keygen)")->required()->type_name("FILE");
+  command->add_option("--peer-key", options->peer_keys, "the backups' public keys, in the order of --backup, or one for all")
+      ->required()
+      ->type_name("FILE");
+  command->add_option("--epoch-ms", options->epoch_ms, "epoch length: outputs wait for its end and its commit")
+      ->capture_default_str();
+  command->add_option("--timeout-ms", options->timeout_ms, "a backup that is silent for so long is dropped")
+      ->capture_default_str();
+  command->add_option("--heartbeat-ms", options->heartbeat_ms, "interval of heartbeats")->capture_default_str();
+  command->add_option("--connect-timeout-ms", options->connect_timeout_ms, "how long to wait for the backups at the start")
+      ->capture_default_str();
+  command->add_option("--staging", options->staging, "memory for page copies on their way to the backups")
+      ->capture_default_str();
+  command->add_option("--held", options->held, "memory for outputs that wait for their commit")->capture_default_str();
+  command->add_option("--stats", options->statistics, "write statistics to this JSON file every second")->type_name("FILE");
+  options->machine.add_to(*command);
+  command->callback([options, &exit_code] { exit_code = run_primary(*options); });
+}
+
+}  // namespace pollux::cli

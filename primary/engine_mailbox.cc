@@ -1,0 +1,92 @@
+#include "primary/engine_mailbox.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace pollux::primary {
+
+using protocol::BackupId;
+using protocol::EpochId;
+
+void EngineMailbox::start_full_sync(BackupId backup) {
+  const std::lock_guard lock(mutex_);
+  sync_requests_.push_back(backup);
+  changed_.notify_all();
+}
+
+void EngineMailbox::digests(DigestAnswer answer) {
+  const std::lock_guard lock(mutex_);
+  answers_.push_back(std::move(answer));
+  changed_.notify_all();
+}
+
+void EngineMailbox::committed(EpochId epoch) {
+  const std::lock_guard lock(mutex_);
+  committed_ = epoch;
+  changed_.notify_all();
+}
+
+void EngineMailbox::dropped(BackupId backup) {
+  const std::lock_guard lock(mutex_);
+  dropped_.insert(backup);
+  std::erase(sync_requests_, backup);
+  changed_.notify_all();
+}
+
+void EngineMailbox::unprotected() {
+  const std::lock_guard lock(mutex_);
+  unprotected_ = true;
+  changed_.notify_all();
+}
+
+void EngineMailbox::stop() {
+  const std::lock_guard lock(mutex_);
+  stopping_ = true;
+  changed_.notify_all();
+}
+
+bool EngineMailbox::stopping() const {
+  const std::lock_guard lock(mutex_);
+  return stopping_;
+}
+
+bool EngineMailbox::is_unprotected() const {
+  const std::lock_guard lock(mutex_);
+  return unprotected_;
+}
+
+bool EngineMailbox::is_dropped(BackupId backup) const {
+  const std::lock_guard lock(mutex_);
+  return dropped_.contains(backup);
+}
+
+EpochId EngineMailbox::committed() const {
+  const std::lock_guard lock(mutex_);
+  return committed_;
+}
+
+std::vector<BackupId> EngineMailbox::take_sync_requests() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(sync_requests_, {});
+}
+
+std::optional<DigestAnswer> EngineMailbox::wait_for_digests(BackupId backup) {
+  std::unique_lock lock(mutex_);
+  const auto find = [&] {
+    return std::find_if(answers_.begin(), answers_.end(), [&](const auto& answer) { return answer.backup == backup; });
+  };
+  changed_.wait(lock, [&] { return stopping_ || dropped_.contains(backup) || find() != answers_.end(); });
+  const auto found = find();
+  if (stopping_ || dropped_.contains(backup)) return std::nullopt;
+  DigestAnswer answer = std::move(*found);
+  answers_.erase(found);
+  return answer;
+}
+
+bool EngineMailbox::wait_for_commit(EpochId epoch, std::chrono::nanoseconds timeout) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, timeout, [&] { return unprotected_ || committed_ >= epoch; });
+  return committed_ >= epoch;
+}
+
+}  // namespace pollux::primary

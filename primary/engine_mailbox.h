@@ -1,0 +1,60 @@
+// What other threads tell the epoch engine: the replica thread (protocol) and the signal handler's thread.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "base/bytes.h"
+#include "protocol/message.h"
+#include "protocol/types.h"
+
+namespace pollux::primary {
+
+struct DigestAnswer {
+  protocol::BackupId backup;
+  protocol::DiskDigests header;
+  Bytes digests;
+};
+
+// Thread safe.
+class EngineMailbox {
+ public:
+  // Told by the replica thread.
+  void start_full_sync(protocol::BackupId backup);
+  void digests(DigestAnswer answer);
+  void committed(protocol::EpochId epoch);
+  void dropped(protocol::BackupId backup);
+  void unprotected();
+  // Told by anyone: end the machine in an orderly way.
+  void stop();
+
+  // Asked by the engine.
+  [[nodiscard]] bool stopping() const;
+  [[nodiscard]] bool is_unprotected() const;
+  [[nodiscard]] bool is_dropped(protocol::BackupId backup) const;
+  [[nodiscard]] protocol::EpochId committed() const;
+  // The backups whose sync was asked for and not begun.
+  std::vector<protocol::BackupId> take_sync_requests();
+  // The next answer of this backup; nothing after it was dropped or the engine is to stop.
+  std::optional<DigestAnswer> wait_for_digests(protocol::BackupId backup);
+  // Waits until `epoch` is committed, protection is lost, or the timeout. True when committed.
+  bool wait_for_commit(protocol::EpochId epoch, std::chrono::nanoseconds timeout);
+
+ private:
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<protocol::BackupId> sync_requests_;
+  std::deque<DigestAnswer> answers_;  // at most one per backup: the engine asks for one at a time
+  std::set<protocol::BackupId> dropped_;
+  protocol::EpochId committed_{};
+  bool unprotected_ = false;
+  bool stopping_ = false;
+};
+
+}  // namespace pollux::primary

@@ -1,0 +1,190 @@
+#include "primary/epoch_engine.h"
+
+#include <spdlog/spdlog.h>
+
+#include <utility>
+
+#include "base/error.h"
+#include "primary/parcels.h"
+
+namespace pollux::primary {
+
+using namespace std::chrono_literals;
+using protocol::BackupId;
+using protocol::EpochId;
+using vmm::Gfn;
+using vmm::MachineExit;
+
+namespace {
+// How long the engine waits at a time before it looks at its mailbox again.
+constexpr auto kPollInterval = 20ms;
+}  // namespace
+
+EpochEngine::EpochEngine(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
+                         EngineMailbox& mailbox, Statistics& statistics, std::vector<Shipper*> shippers,
+                         Post post, Options options)
+    : machine_(machine),
+      backends_(backends),
+      gate_(gate),
+      pool_(pool),
+      mailbox_(mailbox),
+      statistics_(statistics),
+      shippers_(std::move(shippers)),
+      post_(std::move(post)),
+      options_(options) {}
+
+MachineExit EpochEngine::run() {
+  machine_.resume();
+  std::optional<MachineExit> exit;
+  while (!exit) exit = protected_ ? run_protected() : run_unprotected();
+  finish(*exit);
+  return *exit;
+}
+
+// Until the machine ends or a full sync has made it protected.
+std::optional<MachineExit> EpochEngine::run_unprotected() {
+  if (auto exit = wait(kPollInterval)) return exit;
+  const std::vector<BackupId> backups = mailbox_.take_sync_requests();
+  if (!backups.empty()) sync(backups);
+  return std::nullopt;
+}
+
+void EpochEngine::sync(const std::vector<BackupId>& backups) {
+  std::vector<SyncTarget> targets;
+  for (const BackupId backup : backups) {
+    POLLUX_ASSERT(shippers_.at(backup.value) != nullptr);
+    targets.push_back({backup, shippers_[backup.value]});
+  }
+  statistics_.set_protection("syncing");
+  FullSync full_sync(machine_, backends_, gate_, pool_, mailbox_, statistics_, std::move(targets),
+                     [this](BackupId backup) {
+                       post_(protocol::primary::SyncFinished{backup, closed_});
+                     });
+  protected_ = full_sync.run();
+  statistics_.set_protection(protected_ ? "protected" : "unprotected");
+}
+
+// One epoch, or the loss of protection.
+std::optional<MachineExit> EpochEngine::run_protected() {
+  if (auto exit = wait(options_.epoch_length)) return exit;
+  // Too much is under way: the epoch grows until the oldest is committed.
+  while (closed_.value >= mailbox_.committed().value + kMaxEpochsInFlight && !mailbox_.is_unprotected()) {
+    const EpochId oldest{closed_.value - kMaxEpochsInFlight + 1};
+    if (mailbox_.wait_for_commit(oldest, kPollInterval)) break;
+    if (auto exit = wait(0ms)) return exit;
+  }
+  if (mailbox_.is_unprotected()) {
+    lose_protection();
+  } else {
+    close_epoch();
+  }
+  return std::nullopt;
+}
+
+std::optional<MachineExit> EpochEngine::wait(std::chrono::nanoseconds time) {
+  if (mailbox_.stopping()) machine_.request_exit();
+  return machine_.wait_for_exit(std::chrono::duration_cast<std::chrono::milliseconds>(time));
+}
+
+void EpochEngine::close_epoch() {
+  const EpochId epoch = closed_.next();
+  pages_ = zero_pages_ = bytes_ = 0;
+  ship(message_parcel(protocol::EpochOpen{epoch}));
+
+  const Clock::time_point paused_at = Clock::now();
+  machine_.pause();
+  const std::vector<Gfn> dirty = machine_.harvest_dirty_pages();
+  std::vector<std::unique_ptr<PageChunk>> chunks = copy_pages(dirty);
+  const auto state = std::make_shared<const Bytes>(machine_.save());
+  const std::shared_ptr<const HeldEpoch> held = gate_.seal(epoch);
+  machine_.resume();
+  const auto pause = Clock::now() - paused_at;
+
+  for (auto& chunk : chunks) ship_pages(std::move(chunk));
+  std::uint64_t disk_operations = 0;
+  for (const Parcel& parcel : epoch_disk_parcels(held)) {
+    disk_operations += std::get<protocol::EpochDiskWrites>(parcel.message).operations.size();
+    ship(parcel);
+  }
+  {
+    const std::lock_guard lock(in_flight_mutex_);
+    in_flight_.push_back({epoch, paused_at});
+  }
+  closed_ = epoch;
+  statistics_.epoch_closed({epoch, pause, dirty.size(), bytes_ + state->size()});
+  // Before the close is on its way: its acknowledgement must find the epoch closed.
+  post_(protocol::primary::EpochClosed{epoch, held->flushed});
+  const protocol::EpochClose close{epoch,         pages_, zero_pages_, disk_operations, held->flushed,
+                                   static_cast<std::uint32_t>(state->size())};
+  ship(state_parcel(close, state));
+}
+
+// Copies into the pool. When that is exhausted, the full chunks go out and the guest is held until one returns.
+std::vector<std::unique_ptr<PageChunk>> EpochEngine::copy_pages(const std::vector<Gfn>& gfns) {
+  const vmm::GuestMemory& memory = machine_.memory();
+  std::vector<std::unique_ptr<PageChunk>> chunks;
+  for (const Gfn gfn : gfns) {
+    if (chunks.empty() || chunks.back()->full()) {
+      std::unique_ptr<PageChunk> next = pool_.try_acquire();
+      if (!next) {
+        for (auto& chunk : chunks) ship_pages(std::move(chunk));
+        chunks.clear();
+        next = pool_.acquire();
+      }
+      POLLUX_ASSERT(next != nullptr);
+      chunks.push_back(std::move(next));
+    }
+    chunks.back()->append(gfn, memory.page(gfn));
+  }
+  return chunks;
+}
+
+void EpochEngine::ship_pages(std::unique_ptr<const PageChunk> chunk) {
+  const auto batch = make_batch(std::move(chunk));
+  pages_ += batch->pages;
+  zero_pages_ += batch->zero_pages;
+  ship(epoch_pages_parcel(closed_.next(), batch));
+}
+
+void EpochEngine::ship(const Parcel& parcel) {
+  bytes_ += parcel.body_bytes();
+  for (Shipper* shipper : shippers_) {
+    if (shipper != nullptr) shipper->push(parcel);
+  }
+}
+
+void EpochEngine::committed(EpochId epoch, bool durable_first) {
+  if (!durable_first) gate_.release(epoch);
+  const auto now = Clock::now();
+  {
+    const std::lock_guard lock(in_flight_mutex_);
+    while (!in_flight_.empty() && in_flight_.front().epoch <= epoch) {
+      statistics_.epoch_committed(in_flight_.front().epoch, now - in_flight_.front().at);
+      in_flight_.pop_front();
+    }
+  }
+  mailbox_.committed(epoch);
+}
+
+void EpochEngine::lose_protection() {
+  machine_.pause();
+  machine_.stop_dirty_tracking();
+  machine_.resume();
+  gate_.pass();
+  protected_ = false;
+  statistics_.set_protection("unprotected");
+}
+
+// The guest ended: its last outputs are committed like any other before they leave.
+void EpochEngine::finish(const MachineExit&) {
+  if (protected_) {
+    close_epoch();
+    while (!mailbox_.wait_for_commit(closed_, kPollInterval) && !mailbox_.is_unprotected()) {
+    }
+  }
+  machine_.pause();
+  gate_.pass();
+  gate_.drain();
+}
+
+}  // namespace pollux::primary

@@ -1,0 +1,87 @@
+// Runs the guest in epochs: pause, take what changed aside, resume; then let the record go to the backups while
+// the guest runs on.
+//
+// What happens while the guest stands still is all in close_epoch(), up to its resume: that is the epoch's pause,
+// and its floor is one memcpy of the dirty pages.
+#pragma once
+
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "primary/engine_mailbox.h"
+#include "primary/full_sync.h"
+#include "primary/holding_gate.h"
+#include "primary/page_pool.h"
+#include "primary/statistics.h"
+#include "protocol/primary_replica.h"
+#include "vmm/machine/machine.h"
+
+namespace pollux::primary {
+
+// Epochs closed and not yet committed. When there are as many, the running epoch is lengthened.
+inline constexpr std::uint64_t kMaxEpochsInFlight = 4;
+
+class EpochEngine {
+ public:
+  struct Options {
+    std::chrono::milliseconds epoch_length{20};
+  };
+  using Post = std::function<void(protocol::primary::Event)>;
+
+  // `shippers` by BackupId; null: that backup never connected. `post` hands an event to the replica thread.
+  EpochEngine(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
+              EngineMailbox& mailbox, Statistics& statistics, std::vector<Shipper*> shippers, Post post,
+              Options options);
+
+  // Runs the machine (paused when called) until it ends or the mailbox says stop; everything it emitted has then
+  // been committed and let out. The calling thread is the machine's controlling thread.
+  vmm::MachineExit run();
+
+  // From the replica thread: outputs of every epoch up to `epoch` may leave. `durable_first`: protection is lost
+  // and the own image must be durable before; run() sees to that.
+  void committed(protocol::EpochId epoch, bool durable_first);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct ClosedEpoch {
+    protocol::EpochId epoch;
+    Clock::time_point at;
+  };
+
+  std::optional<vmm::MachineExit> run_unprotected();
+  std::optional<vmm::MachineExit> run_protected();
+  void sync(const std::vector<protocol::BackupId>& backups);
+  std::optional<vmm::MachineExit> wait(std::chrono::nanoseconds time);
+  void close_epoch();
+  std::vector<std::unique_ptr<PageChunk>> copy_pages(const std::vector<vmm::Gfn>& gfns);
+  void ship_pages(std::unique_ptr<const PageChunk> chunk);
+  void ship(const Parcel& parcel);
+  void finish(const vmm::MachineExit& exit);
+  void lose_protection();
+
+  vmm::Machine& machine_;
+  vmm::Backends& backends_;
+  HoldingGate& gate_;
+  PagePool& pool_;
+  EngineMailbox& mailbox_;
+  Statistics& statistics_;
+  std::vector<Shipper*> shippers_;
+  Post post_;
+  Options options_;
+
+  bool protected_ = false;  // the gate holds, epochs are cut
+  protocol::EpochId closed_{};
+  // What has been shipped of the epoch that is being closed.
+  std::uint64_t pages_ = 0;
+  std::uint64_t zero_pages_ = 0;
+  std::uint64_t bytes_ = 0;
+
+  std::mutex in_flight_mutex_;
+  std::deque<ClosedEpoch> in_flight_;  // closed, not committed; at most kMaxEpochsInFlight
+};
+
+}  // namespace pollux::primary

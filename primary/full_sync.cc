@@ -1,0 +1,206 @@
+#include "primary/full_sync.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "primary/parcels.h"
+
+namespace pollux::primary {
+
+using protocol::BackupId;
+using vmm::Gfn;
+
+static_assert(kSyncBlockSize == protocol::kDigestBlockBytes);
+
+FullSync::FullSync(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
+                   EngineMailbox& mailbox, Statistics& statistics, std::vector<SyncTarget> targets,
+                   std::function<void(BackupId)> before_end)
+    : machine_(machine),
+      backends_(backends),
+      gate_(gate),
+      pool_(pool),
+      mailbox_(mailbox),
+      statistics_(statistics),
+      before_end_(std::move(before_end)) {
+  for (const SyncTarget& target : targets) targets_.push_back({target, {}, 0});
+}
+
+bool FullSync::abandoned() const {
+  return mailbox_.stopping() || std::all_of(targets_.begin(), targets_.end(), [&](const Target& target) {
+           return mailbox_.is_dropped(target.to.backup);
+         });
+}
+
+bool FullSync::run() {
+  // Tracking begins before anything is read, so that whatever changes after it was read is sent again.
+  gate_.track_writes(&written_blocks_);
+  machine_.pause();
+  machine_.start_dirty_tracking();
+  machine_.resume();
+  if (!compare_disks() || !send_blocks() || !send_all_memory()) {
+    give_up();
+    return false;
+  }
+  for (unsigned round = 1;; ++round) {
+    machine_.pause();
+    std::vector<Gfn> dirty = machine_.harvest_dirty_pages();
+    const bool little = dirty.size() <= kFinalPages && written_blocks_.size() <= kFinalBlocks;
+    if (little || round == kMaxRounds) {
+      final_pause(std::move(dirty));
+      return true;
+    }
+    machine_.resume();
+    spdlog::debug("full sync: round {}: {} pages dirty", round, dirty.size());
+    const std::vector<BlockRef> written = written_blocks_.take();
+    for (Target& target : targets_) target.blocks = written;
+    if (!send_blocks() || !send_pages(dirty)) {
+      give_up();
+      return false;
+    }
+  }
+}
+
+void FullSync::give_up() {
+  gate_.track_writes(nullptr);
+  machine_.pause();
+  machine_.stop_dirty_tracking();
+  machine_.resume();
+}
+
+bool FullSync::compare_disks() {
+  for (Target& target : targets_) {
+    for (std::uint32_t disk = 0; disk < backends_.disk_count(); ++disk) {
+      if (!compare_disk(target, {disk})) spdlog::debug("full sync: {} is gone", to_string(target.to.backup));
+    }
+  }
+  return !abandoned();
+}
+
+// Appends the blocks in which the backup's disk differs to target.blocks. False when the backup is gone.
+bool FullSync::compare_disk(Target& target, vmm::DiskIndex disk) {
+  vmm::Image& image = backends_.disk(disk);
+  const std::uint64_t blocks = (image.size() + kSyncBlockSize - 1) / kSyncBlockSize;
+  // 4 MiB: a slow host digests them well within the silence timeout, and both sides work at the same time.
+  constexpr std::uint64_t kBlocksPerRequest = 64;
+  Bytes own(kSyncBlockSize);
+  for (std::uint64_t first = 0; first < blocks; first += kBlocksPerRequest) {
+    const std::uint64_t count = std::min(kBlocksPerRequest, blocks - first);
+    const protocol::DiskDigestRequest request{{disk.value}, first, static_cast<std::uint32_t>(count)};
+    target.to.shipper->push(message_parcel(request));
+    std::vector<protocol::BlockDigest> own_digests(count);
+    for (std::uint64_t i = 0; i < count; ++i) {
+      const std::uint64_t offset = (first + i) * kSyncBlockSize;
+      const MutableByteView block = MutableByteView(own).first(std::min(kSyncBlockSize, image.size() - offset));
+      if (!image.read(offset, block)) throw Error("full sync: cannot read " + image.path());
+      own_digests[i] = protocol::digest_block(block);
+    }
+    const auto answer = mailbox_.wait_for_digests(target.to.backup);
+    if (!answer) return false;
+    if (answer->header.disk.value != disk.value || answer->header.first != first || answer->header.count != count) {
+      spdlog::error("{} answered for other blocks than asked: disk compared as wholly different",
+                    to_string(target.to.backup));
+      own_digests.assign(count, {});
+    }
+    for (std::uint64_t i = 0; i < count; ++i) {
+      const auto theirs = answer->digests.begin() + static_cast<std::ptrdiff_t>(i * protocol::kDigestBytes);
+      const bool same = answer->header.count == count && std::equal(own_digests[i].begin(), own_digests[i].end(), theirs);
+      if (!same) target.blocks.push_back({disk, first + i});
+    }
+  }
+  return true;
+}
+
+bool FullSync::send_all_memory() { return send_pages(machine_.memory().all_gfns()); }
+
+// Reads pages while the guest runs: whatever changes meanwhile is dirty again and comes in a later round.
+bool FullSync::send_pages(const std::vector<Gfn>& gfns) {
+  const vmm::GuestMemory& memory = machine_.memory();
+  std::unique_ptr<PageChunk> chunk;
+  std::vector<Gfn> zeros;
+  for (const Gfn gfn : gfns) {
+    if (is_zero(memory.page(gfn))) {
+      zeros.push_back(gfn);
+      continue;
+    }
+    if (!chunk) {
+      if (abandoned()) return false;
+      chunk = pool_.acquire();
+      if (!chunk) return false;
+    }
+    chunk->append(gfn, memory.page(gfn));
+    if (chunk->full()) send_batch(make_batch(std::move(chunk)));
+  }
+  if (chunk) send_batch(make_batch(std::move(chunk)));
+  // A page belongs to one kind only within a round, so the order between the two does not matter.
+  for (auto& batch : make_zero_batches(zeros)) send_batch(std::move(batch));
+  return !abandoned();
+}
+
+void FullSync::send_batch(std::shared_ptr<const PageBatch> batch) {
+  pages_ += batch->pages;
+  zero_pages_ += batch->zero_pages;
+  for (const Target& target : targets_) target.to.shipper->push(sync_pages_parcel(batch));
+  statistics_.sync_progress((pages_ + zero_pages_) * kPageSize, machine_.memory().size());
+}
+
+bool FullSync::send_blocks() {
+  constexpr std::size_t kBlocksPerMessage = protocol::kMaxBodyBytes / kSyncBlockSize;
+  for (Target& target : targets_) {
+    const std::vector<BlockRef> blocks = std::exchange(target.blocks, {});
+    if (!blocks.empty()) {
+      spdlog::info("full sync: {} disk blocks of {} KiB to {}", blocks.size(), kSyncBlockSize >> 10,
+                   to_string(target.to.backup));
+    }
+    for (std::size_t i = 0; i < blocks.size();) {
+      std::size_t end = i + 1;
+      while (end < blocks.size() && end - i < kBlocksPerMessage && blocks[end].disk == blocks[i].disk) ++end;
+      if (!target.to.shipper->wait_for_room()) break;
+      send_block_run(target, std::span(blocks).subspan(i, end - i));
+      i = end;
+    }
+  }
+  return !abandoned();
+}
+
+// Blocks of one disk, one message.
+void FullSync::send_block_run(Target& target, std::span<const BlockRef> run) {
+  vmm::Image& image = backends_.disk(run.front().disk);
+  protocol::DiskBlocks message{{run.front().disk.value}, {}};
+  auto data = std::make_shared<Bytes>(run.size() * kSyncBlockSize);
+  std::size_t used = 0;
+  for (const BlockRef& block : run) {
+    const std::uint64_t offset = block.block * kSyncBlockSize;
+    const std::uint64_t length = std::min(kSyncBlockSize, image.size() - offset);
+    const MutableByteView into = MutableByteView(*data).subspan(used, length);
+    if (!image.read(offset, into)) throw Error("full sync: cannot read " + image.path());
+    const bool zero = is_zero(into);
+    message.extents.push_back({offset, length, zero});
+    if (!zero) used += length;
+  }
+  target.disk_extents += message.extents.size();
+  const ByteView body = ByteView(*data).first(used);
+  target.to.shipper->push({std::move(message), body.empty() ? std::vector<ByteView>{} : std::vector{body}, data});
+}
+
+// The machine is paused; it runs again when this returns.
+void FullSync::final_pause(std::vector<Gfn> dirty) {
+  gate_.hold();
+  const std::vector<BlockRef> written = written_blocks_.take();
+  gate_.track_writes(nullptr);
+  for (Target& target : targets_) target.blocks = written;
+  (void)send_blocks();
+  (void)send_pages(dirty);
+  const auto state = std::make_shared<const Bytes>(machine_.save());
+  machine_.resume();
+  for (const Target& target : targets_) {
+    const protocol::SyncEnd end{protocol::EpochId{0}, pages_, zero_pages_, target.disk_extents,
+                                static_cast<std::uint32_t>(state->size())};
+    before_end_(target.to.backup);
+    target.to.shipper->push(state_parcel(end, state));
+  }
+}
+
+}  // namespace pollux::primary

@@ -1,0 +1,75 @@
+// Brings backups from nothing to an image of the running machine.
+//
+// Disks are compared by block digests and only differing blocks are sent; memory is pre-copied in rounds while
+// the guest runs, zero pages as runs without data. What was written meanwhile is sent again, until little is left;
+// that goes during one last pause, together with the machine's state: the end of epoch 0. From that pause on the
+// gate holds outputs.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "primary/block_tracker.h"
+#include "primary/engine_mailbox.h"
+#include "primary/holding_gate.h"
+#include "primary/page_batch.h"
+#include "primary/shipper.h"
+#include "primary/statistics.h"
+#include "vmm/machine/machine.h"
+
+namespace pollux::primary {
+
+struct SyncTarget {
+  protocol::BackupId backup;
+  Shipper* shipper;
+};
+
+class FullSync {
+ public:
+  // Another round is begun only while more than this many pages wait and rounds are left; what remains is copied
+  // in the last pause.
+  static constexpr std::size_t kFinalPages = 1024;
+  static constexpr std::size_t kFinalBlocks = 64;
+  static constexpr unsigned kMaxRounds = 10;
+
+  // `before_end` is called for each target, before its SyncEnd is queued: the backup may acknowledge from then on.
+  FullSync(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
+           EngineMailbox& mailbox, Statistics& statistics, std::vector<SyncTarget> targets,
+           std::function<void(protocol::BackupId)> before_end);
+
+  // The machine runs before and after. False: given up, because the engine is to stop or every target was dropped;
+  // the gate passes then.
+  bool run();
+
+ private:
+  struct Target {
+    SyncTarget to;
+    std::vector<BlockRef> blocks;  // to be sent in the next round
+    std::uint64_t disk_extents = 0;
+  };
+
+  bool abandoned() const;
+  bool compare_disks();
+  bool compare_disk(Target& target, vmm::DiskIndex disk);
+  bool send_all_memory();
+  bool send_pages(const std::vector<vmm::Gfn>& gfns);
+  void send_batch(std::shared_ptr<const PageBatch> batch);
+  bool send_blocks();
+  void send_block_run(Target& target, std::span<const BlockRef> run);
+  void final_pause(std::vector<vmm::Gfn> dirty);
+  void give_up();
+
+  vmm::Machine& machine_;
+  vmm::Backends& backends_;
+  HoldingGate& gate_;
+  PagePool& pool_;
+  EngineMailbox& mailbox_;
+  Statistics& statistics_;
+  std::function<void(protocol::BackupId)> before_end_;
+  std::vector<Target> targets_;
+  BlockTracker written_blocks_;
+  std::uint64_t pages_ = 0;
+  std::uint64_t zero_pages_ = 0;
+};
+
+}  // namespace pollux::primary

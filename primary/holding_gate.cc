@@ -1,0 +1,278 @@
+#include "primary/holding_gate.h"
+
+#include <utility>
+
+#include "base/error.h"
+
+namespace pollux::primary {
+
+using protocol::EpochId;
+
+HoldingGate::HoldingGate(vmm::Backends& backends, std::uint64_t held_limit, Callbacks callbacks)
+    : backends_(backends),
+      held_limit_(held_limit),
+      callbacks_(std::move(callbacks)),
+      running_(std::make_shared<HeldEpoch>()),
+      overlays_(backends.disk_count()),
+      writer_([this] { run_writer(); }) {}
+
+HoldingGate::~HoldingGate() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_all();
+  writer_.join();
+}
+
+bool HoldingGate::transmit(vmm::NicIndex nic, ByteView frame) {
+  const std::lock_guard lock(mutex_);
+  if (mode_ == Mode::kPass) {
+    backends_.nic(nic).send(frame);
+    return true;
+  }
+  if (held_bytes_ + frame.size() > held_limit_) {
+    refused_frame_ = true;
+    return false;
+  }
+  running_->frames.push_back({nic, Bytes(frame.begin(), frame.end())});
+  running_->emitted_bytes += frame.size();
+  held_bytes_ += frame.size();
+  return true;
+}
+
+void HoldingGate::on_room(std::function<void()> callback) { on_room_ = std::move(callback); }
+
+void HoldingGate::console(vmm::ConsoleIndex console, ByteView bytes) {
+  const std::lock_guard lock(mutex_);
+  if (mode_ == Mode::kPass) {
+    backends_.console(console).write(bytes);
+    return;
+  }
+  Bytes& held = running_->console.at(console.value);
+  held.insert(held.end(), bytes.begin(), bytes.end());
+  running_->emitted_bytes += bytes.size();
+  held_bytes_ += bytes.size();
+}
+
+bool HoldingGate::read(vmm::DiskIndex disk, std::uint64_t offset, MutableByteView into) {
+  // The overlay is looked at before the image: an extent leaves the overlay only when the image holds it, so
+  // whatever is missing from this snapshot is found on the image.
+  std::vector<WriteOverlay::Extent> extents;
+  {
+    const std::lock_guard lock(mutex_);
+    extents = overlays_.at(disk.value).overlapping(offset, into.size());
+  }
+  const bool covered = extents.size() == 1 && extents.front().length == into.size();
+  if (!covered && !backends_.disk(disk).read(offset, into)) return false;
+  WriteOverlay::patch(offset, into, extents);
+  return true;
+}
+
+bool HoldingGate::write(vmm::DiskIndex disk, std::uint64_t offset, ByteView from) {
+  return submit(DiskOperationKind::kWrite, disk, offset, from.size(), from);
+}
+
+bool HoldingGate::discard(vmm::DiskIndex disk, std::uint64_t offset, std::uint64_t length) {
+  return submit(DiskOperationKind::kDiscard, disk, offset, length, {});
+}
+
+bool HoldingGate::flush(vmm::DiskIndex disk) { return submit(DiskOperationKind::kFlush, disk, 0, 0, {}); }
+
+bool HoldingGate::submit(DiskOperationKind kind, vmm::DiskIndex disk, std::uint64_t offset,
+                         std::uint64_t length, ByteView from) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] {
+    // Passing operations go behind everything that was released to the images before.
+    if (stop_ || mode_ == Mode::kPass) return stop_ || images_idle();
+    return held_bytes_ == 0 || held_bytes_ + from.size() <= held_limit_;
+  });
+  if (stop_) return false;
+  if (mode_ == Mode::kHold) {
+    auto data = from.empty() ? nullptr : std::make_shared<const Bytes>(from.begin(), from.end());
+    hold_operation(kind, disk, offset, length, std::move(data));
+    return true;
+  }
+  if (tracker_ != nullptr) tracker_->mark(disk, offset, length);
+  ++passing_;
+  lock.unlock();
+  const bool done = perform(kind, disk, offset, length, from);
+  lock.lock();
+  --passing_;
+  // A block read for the sync while this write was under way may be torn: it is sent again.
+  if (tracker_ != nullptr) tracker_->mark(disk, offset, length);
+  changed_.notify_all();
+  return done;
+}
+
+// With mutex_ held.
+void HoldingGate::hold_operation(DiskOperationKind kind, vmm::DiskIndex disk, std::uint64_t offset,
+                                 std::uint64_t length, std::shared_ptr<const Bytes> data) {
+  const WriteOverlay::Sequence sequence = next_sequence_++;
+  if (kind == DiskOperationKind::kFlush) {
+    running_->flushed = true;
+  } else {
+    overlays_.at(disk.value).insert(offset, length, sequence, data);
+  }
+  const std::uint64_t bytes = data ? data->size() : 0;
+  running_->disk_operations.push_back({kind, disk, offset, length, sequence, std::move(data)});
+  running_->disk_bytes += bytes;
+  held_bytes_ += bytes;
+}
+
+bool HoldingGate::perform(DiskOperationKind kind, vmm::DiskIndex disk, std::uint64_t offset,
+                          std::uint64_t length, ByteView from) {
+  vmm::Image& image = backends_.disk(disk);
+  switch (kind) {
+    case DiskOperationKind::kWrite: return image.write(offset, from);
+    case DiskOperationKind::kDiscard: return image.discard(offset, length);
+    case DiskOperationKind::kFlush: return image.sync();
+  }
+  POLLUX_ASSERT(false);
+}
+
+void HoldingGate::track_writes(BlockTracker* tracker) {
+  const std::lock_guard lock(mutex_);
+  tracker_ = tracker;
+}
+
+void HoldingGate::hold() {
+  std::unique_lock lock(mutex_);
+  POLLUX_ASSERT(mode_ == Mode::kPass);
+  changed_.wait(lock, [&] { return passing_ == 0 && images_idle(); });
+  mode_ = Mode::kHold;
+}
+
+std::shared_ptr<const HeldEpoch> HoldingGate::seal(EpochId epoch) {
+  const std::lock_guard lock(mutex_);
+  POLLUX_ASSERT(mode_ == Mode::kHold);
+  POLLUX_ASSERT(sealed_.empty() || sealed_.back()->epoch < epoch);
+  running_->epoch = epoch;
+  sealed_.push_back(running_);
+  running_ = std::make_shared<HeldEpoch>();
+  return sealed_.back();
+}
+
+void HoldingGate::release(EpochId epoch) {
+  const std::lock_guard emitting(emit_mutex_);
+  std::vector<std::shared_ptr<const HeldEpoch>> released;
+  {
+    const std::lock_guard lock(mutex_);
+    if (image_failed_) return;
+    while (!sealed_.empty() && sealed_.front()->epoch <= epoch) {
+      released.push_back(std::move(sealed_.front()));
+      sealed_.pop_front();
+    }
+  }
+  for (const auto& held : released) emit(*held);
+  bool room = false;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto& held : released) queue_for_images(std::move(held));
+    room = std::exchange(refused_frame_, false);
+  }
+  changed_.notify_all();
+  if (room && on_room_) on_room_();
+}
+
+void HoldingGate::emit(const HeldEpoch& epoch) {
+  for (const HeldFrame& held : epoch.frames) backends_.nic(held.nic).send(held.frame);
+  for (std::uint32_t i = 0; i < vmm::kConsoleCount; ++i) {
+    if (!epoch.console[i].empty()) backends_.console({i}).write(epoch.console[i]);
+  }
+}
+
+// With mutex_ held.
+void HoldingGate::queue_for_images(std::shared_ptr<const HeldEpoch> epoch) {
+  POLLUX_ASSERT(held_bytes_ >= epoch->emitted_bytes);
+  held_bytes_ -= epoch->emitted_bytes;
+  if (!epoch->disk_operations.empty()) to_write_.push_back(std::move(epoch));
+}
+
+void HoldingGate::pass() {
+  const std::lock_guard emitting(emit_mutex_);
+  std::unique_lock lock(mutex_);
+  // The guest goes on emitting meanwhile: until nothing is left that was held.
+  while (mode_ == Mode::kHold) {
+    std::deque<std::shared_ptr<const HeldEpoch>> held = std::exchange(sealed_, {});
+    held.push_back(std::exchange(running_, std::make_shared<HeldEpoch>()));
+    for (const auto& epoch : held) queue_for_images(epoch);
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return images_idle() || stop_; });
+    if (image_failed_) return;
+    // Only now: no other host has the flushes that these outputs may speak of.
+    for (const auto& epoch : held) emit(*epoch);
+    if (stop_ || (running_->frames.empty() && running_->disk_operations.empty())) mode_ = Mode::kPass;
+  }
+  const bool room = std::exchange(refused_frame_, false);
+  changed_.notify_all();
+  lock.unlock();
+  if (room && on_room_) on_room_();
+}
+
+void HoldingGate::drain() {
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return images_idle() || stop_; });
+  }
+  for (std::uint32_t i = 0; i < backends_.disk_count(); ++i) {
+    if (!backends_.disk({i}).read_only()) (void)backends_.disk({i}).sync();
+  }
+}
+
+std::uint64_t HoldingGate::held_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return held_bytes_;
+}
+
+void HoldingGate::run_writer() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [&] { return stop_ || !to_write_.empty(); });
+    if (to_write_.empty()) return;
+    const auto epoch = std::move(to_write_.front());
+    to_write_.pop_front();
+    writing_ = true;
+    lock.unlock();
+    const bool written = write_epoch(*epoch);
+    lock.lock();
+    if (!written) stop_ = true;  // no later write may overtake the lost one
+    for (const HeldDiskOperation& operation : epoch->disk_operations) {
+      if (written) overlays_.at(operation.disk.value).erase(operation.offset, operation.length, operation.sequence);
+    }
+    held_bytes_ -= epoch->disk_bytes;
+    writing_ = false;
+    changed_.notify_all();
+    if (!written) return;
+  }
+}
+
+bool HoldingGate::write_epoch(const HeldEpoch& epoch) {
+  const auto failed = [&](vmm::DiskIndex disk) {
+    {
+      const std::lock_guard lock(mutex_);
+      image_failed_ = true;
+    }
+    callbacks_.image_failed(backends_.disk(disk).path());
+    return false;
+  };
+  std::vector<bool> flushed(backends_.disk_count());
+  for (const HeldDiskOperation& operation : epoch.disk_operations) {
+    if (operation.kind == DiskOperationKind::kFlush) {
+      flushed.at(operation.disk.value) = true;
+      continue;
+    }
+    const ByteView data = operation.data ? ByteView(*operation.data) : ByteView{};
+    if (!perform(operation.kind, operation.disk, operation.offset, operation.length, data)) {
+      return failed(operation.disk);
+    }
+  }
+  // One fdatasync a disk, at the end: no earlier flush of the epoch promised anything visible before it.
+  for (std::uint32_t i = 0; i < backends_.disk_count(); ++i) {
+    if (flushed[i] && !backends_.disk({i}).sync()) return failed({i});
+  }
+  if (epoch.flushed && epoch.epoch.value != 0) callbacks_.durable(epoch.epoch);
+  return true;
+}
+
+}  // namespace pollux::primary

@@ -1,0 +1,93 @@
+#include "primary/parcels.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace pollux::primary {
+namespace {
+
+protocol::DiskOperationKind wire_kind(DiskOperationKind kind) {
+  switch (kind) {
+    case DiskOperationKind::kWrite: return protocol::DiskOperationKind::kWrite;
+    case DiskOperationKind::kDiscard: return protocol::DiskOperationKind::kDiscard;
+    case DiskOperationKind::kFlush: return protocol::DiskOperationKind::kFlush;
+  }
+  POLLUX_ASSERT(false);
+}
+
+// Fills messages with operations; a new one begins when the next piece would not fit.
+class DiskParcels {
+ public:
+  explicit DiskParcels(std::shared_ptr<const HeldEpoch> held) : held_(std::move(held)) { begin(); }
+
+  void add(const HeldDiskOperation& operation) {
+    if (operation.kind != DiskOperationKind::kWrite) {
+      append(operation, operation.offset, operation.length, {});
+      return;
+    }
+    for (std::uint64_t done = 0; done < operation.length;) {
+      if (room() == 0) finish();
+      const std::uint64_t length = std::min<std::uint64_t>(operation.length - done, room());
+      append(operation, operation.offset + done, length, ByteView(*operation.data).subspan(done, length));
+      done += length;
+    }
+  }
+
+  std::vector<Parcel> take() {
+    finish();
+    return std::move(parcels_);
+  }
+
+ private:
+  [[nodiscard]] std::uint64_t room() const { return protocol::kMaxBodyBytes - bytes_; }
+
+  void append(const HeldDiskOperation& operation, std::uint64_t offset, std::uint64_t length, ByteView data) {
+    if (message_.operations.size() == protocol::kMaxDiskOperationsPerMessage) finish();
+    message_.operations.push_back({{operation.disk.value}, wire_kind(operation.kind), offset, length});
+    if (!data.empty()) body_.push_back(data);
+    bytes_ += data.size();
+  }
+
+  void begin() {
+    message_ = {held_->epoch, {}};
+    body_.clear();
+    bytes_ = 0;
+  }
+
+  void finish() {
+    if (!message_.operations.empty()) parcels_.push_back({std::move(message_), std::move(body_), held_});
+    begin();
+  }
+
+  std::shared_ptr<const HeldEpoch> held_;
+  protocol::EpochDiskWrites message_;
+  std::vector<ByteView> body_;
+  std::uint64_t bytes_ = 0;
+  std::vector<Parcel> parcels_;
+};
+
+}  // namespace
+
+Parcel sync_pages_parcel(std::shared_ptr<const PageBatch> batch) {
+  return {protocol::SyncPages{batch->runs}, batch->body, batch};
+}
+
+Parcel epoch_pages_parcel(protocol::EpochId epoch, std::shared_ptr<const PageBatch> batch) {
+  return {protocol::EpochPages{epoch, batch->runs}, batch->body, batch};
+}
+
+std::vector<Parcel> epoch_disk_parcels(std::shared_ptr<const HeldEpoch> held) {
+  DiskParcels parcels(held);
+  for (const HeldDiskOperation& operation : held->disk_operations) parcels.add(operation);
+  return parcels.take();
+}
+
+Parcel message_parcel(protocol::Message message) { return {std::move(message), {}, nullptr}; }
+
+Parcel state_parcel(protocol::Message message, std::shared_ptr<const Bytes> state) {
+  const ByteView body(*state);
+  return {std::move(message), {body}, std::move(state)};
+}
+
+}  // namespace pollux::primary

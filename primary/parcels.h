@@ -1,0 +1,22 @@
+// What the engine has collected, as messages for the backups.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "primary/holding_gate.h"
+#include "primary/page_batch.h"
+#include "primary/shipper.h"
+
+namespace pollux::primary {
+
+[[nodiscard]] Parcel sync_pages_parcel(std::shared_ptr<const PageBatch> batch);
+[[nodiscard]] Parcel epoch_pages_parcel(protocol::EpochId epoch, std::shared_ptr<const PageBatch> batch);
+
+// The epoch's disk operations in order, split into messages within the protocol's bounds.
+[[nodiscard]] std::vector<Parcel> epoch_disk_parcels(std::shared_ptr<const HeldEpoch> held);
+
+[[nodiscard]] Parcel message_parcel(protocol::Message message);
+[[nodiscard]] Parcel state_parcel(protocol::Message message, std::shared_ptr<const Bytes> state);
+
+}  // namespace pollux::primary

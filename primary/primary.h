@@ -1,0 +1,63 @@
+// A primary: a machine on this host, protected by up to three backups.
+//
+// Threads, and what each owns:
+//   main (run())     the machine's controlling thread: epochs, full sync                       EpochEngine
+//   replica          the protocol state machine; releases outputs                              ReplicaDriver
+//   shipper, a backup each     encrypts and sends                                              Shipper
+//   image writer     committed disk writes                                                     HoldingGate
+//   link I/O, a link each      sockets, decryption                                             protocol::Link
+//   vCPUs and devices          the machine's own                                               vmm::Machine
+// They talk through the EngineMailbox (to the engine) and ReplicaDriver::post() (to the state machine).
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "primary/engine_mailbox.h"
+#include "primary/statistics.h"
+#include "protocol/link/link.h"
+#include "vmm/machine/machine.h"
+
+namespace pollux::primary {
+
+struct BackupAddress {
+  protocol::Address address;
+  protocol::session::PublicKey key;
+};
+
+struct PrimaryOptions {
+  std::vector<BackupAddress> backups;  // 1..protocol::kMaxBackups
+  std::chrono::milliseconds epoch_length{20};
+  std::chrono::milliseconds heartbeat_interval{100};
+  std::chrono::milliseconds silence_timeout{1000};
+  std::chrono::milliseconds connect_timeout{10'000};
+  std::uint64_t staging_bytes = 256 << 20;  // page copies on their way to the backups
+  std::uint64_t held_bytes = 64 << 20;      // outputs waiting for their commit
+  std::string statistics_path;              // empty: none
+  bool status_line = false;                 // a live line on standard error
+};
+
+class Primary {
+ public:
+  explicit Primary(PrimaryOptions options);
+  ~Primary();
+
+  // Connects to the backups. Throws Error when none can be reached in time; the others are gone on without.
+  void connect(const protocol::session::SecretKey& key);
+  // Protects and runs the machine until it ends, and returns how. `make_machine` is given the gate to build it on.
+  using MakeMachine = std::function<std::unique_ptr<vmm::Machine>(vmm::OutputGate&)>;
+  vmm::MachineExit run(vmm::Backends& backends, const MakeMachine& make_machine);
+
+  // Any thread: an orderly end.
+  void stop();
+  [[nodiscard]] const Statistics& statistics() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace pollux::primary

@@ -1,0 +1,155 @@
+#include "primary/replica_driver.h"
+
+#include <spdlog/spdlog.h>
+
+#include "base/error.h"
+#include "primary/parcels.h"
+
+namespace pollux::primary {
+
+namespace event = protocol::primary;
+using protocol::BackupId;
+using protocol::TimePoint;
+
+namespace {
+TimePoint now() { return std::chrono::steady_clock::now(); }
+}  // namespace
+
+ReplicaDriver::ReplicaDriver(protocol::PrimaryConfig config, std::vector<Shipper*> shippers, EngineMailbox& mailbox,
+                             Statistics& statistics, std::function<void(protocol::EpochId, bool)> on_commit)
+    : replica_(std::move(config)),
+      shippers_(std::move(shippers)),
+      mailbox_(mailbox),
+      statistics_(statistics),
+      on_commit_(std::move(on_commit)),
+      down_reported_(shippers_.size()) {}
+
+ReplicaDriver::~ReplicaDriver() { stop(); }
+
+void ReplicaDriver::start() {
+  for (std::uint32_t i = 0; i < shippers_.size(); ++i) {
+    if (shippers_[i] == nullptr) {
+      down_reported_[i] = true;
+      post(event::LinkDown{{i}, "never connected"});
+      continue;
+    }
+    post(event::LinkUp{{i}});
+    shippers_[i]->link().set_activity_callback([this] {
+      const std::lock_guard lock(mutex_);
+      activity_ = true;
+      changed_.notify_all();
+    });
+  }
+  thread_ = std::thread([this] { run(); });
+}
+
+void ReplicaDriver::post(event::Event event) {
+  const std::lock_guard lock(mutex_);
+  POLLUX_ASSERT(events_.size() < kMaxQueuedEvents);
+  events_.push_back(std::move(event));
+  changed_.notify_all();
+}
+
+void ReplicaDriver::stop() {
+  if (!thread_.joinable()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    changed_.notify_all();
+  }
+  thread_.join();
+  for (Shipper* shipper : shippers_) {
+    if (shipper != nullptr) shipper->link().set_activity_callback([] {});
+  }
+}
+
+void ReplicaDriver::run() {
+  for (;;) {
+    bool activity = false;
+    {
+      std::unique_lock lock(mutex_);
+      const auto ready = [&] { return stopping_ || activity_ || !events_.empty(); };
+      if (const auto deadline = replica_.next_deadline()) {
+        changed_.wait_until(lock, *deadline, ready);
+      } else {
+        changed_.wait(lock, ready);
+      }
+      if (stopping_ && events_.empty()) return;
+      activity = std::exchange(activity_, false);
+    }
+    step_posted_events();
+    for (std::uint32_t i = 0; i < shippers_.size(); ++i) {
+      if (shippers_[i] == nullptr) continue;
+      if (activity) receive_from({i});
+      handle(replica_.step(event::Heard{{i}, shippers_[i]->link().last_received()}, now()));
+    }
+    handle(replica_.step(event::Tick{}, now()));
+  }
+}
+
+void ReplicaDriver::step_posted_events() {
+  std::deque<event::Event> events;
+  {
+    const std::lock_guard lock(mutex_);
+    events.swap(events_);
+  }
+  for (const event::Event& event : events) handle(replica_.step(event, now()));
+}
+
+void ReplicaDriver::receive_from(BackupId backup) {
+  protocol::Link& link = shippers_[backup.value]->link();
+  // Asked before: what arrived until it went down is received below, and comes before the loss.
+  const bool up = link.is_up();
+  while (auto received = link.receive(std::chrono::nanoseconds(0))) {
+    // What this message answers was posted before it was sent: the state machine must have seen that first.
+    step_posted_events();
+    handle(replica_.receive(backup, received->message, now()));
+    if (const auto* digests = std::get_if<protocol::DiskDigests>(&received->message)) {
+      if (!mailbox_.is_dropped(backup)) mailbox_.digests({backup, *digests, std::move(received->body)});
+    }
+  }
+  if (!up && !down_reported_[backup.value]) {
+    down_reported_[backup.value] = true;
+    handle(replica_.step(event::LinkDown{backup, link.down_reason()}, now()));
+  }
+}
+
+void ReplicaDriver::handle(std::vector<event::Effect> effects) {
+  for (const event::Effect& effect : effects) {
+    std::visit([this](const auto& one) { carry_out(one); }, effect);
+  }
+}
+
+void ReplicaDriver::carry_out(const event::Send& effect) {
+  Shipper* shipper = shippers_.at(effect.backup.value);
+  if (shipper != nullptr) shipper->push(message_parcel(effect.message));
+}
+
+void ReplicaDriver::carry_out(const event::StartFullSync& effect) {
+  spdlog::info("{}: full sync begins", to_string(effect.backup));
+  mailbox_.start_full_sync(effect.backup);
+}
+
+void ReplicaDriver::carry_out(const event::Protected& effect) {
+  spdlog::info("{}: protecting: from here on it can take over", to_string(effect.backup));
+  protecting_.insert(effect.backup);
+  statistics_.set_backups(protecting_.size());
+}
+
+void ReplicaDriver::carry_out(const event::Committed& effect) { on_commit_(effect.epoch, effect.durable_first); }
+
+void ReplicaDriver::carry_out(const event::DropBackup& effect) {
+  spdlog::warn("{}: dropped: {}", to_string(effect.backup), effect.reason);
+  Shipper* shipper = shippers_.at(effect.backup.value);
+  if (shipper != nullptr) shipper->retire();
+  mailbox_.dropped(effect.backup);
+  protecting_.erase(effect.backup);
+  statistics_.set_backups(protecting_.size());
+}
+
+void ReplicaDriver::carry_out(const event::Unprotected&) {
+  spdlog::warn("no backup is left: the guest goes on unprotected");
+  mailbox_.unprotected();
+}
+
+}  // namespace pollux::primary

@@ -1,0 +1,95 @@
+#include "primary/shipper.h"
+
+#include "base/error.h"
+
+namespace pollux::primary {
+
+std::uint64_t Parcel::body_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const ByteView part : body) bytes += part.size();
+  return bytes;
+}
+
+Shipper::Shipper(std::unique_ptr<protocol::Link> link) : link_(std::move(link)), thread_([this] { run(); }) {}
+
+Shipper::~Shipper() {
+  abort();
+  thread_.join();
+}
+
+void Shipper::push(Parcel parcel) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_ || closing_) return;
+    POLLUX_ASSERT(queue_.size() < kMaxQueuedParcels);
+    queue_.push_back(std::move(parcel));
+  }
+  changed_.notify_all();
+}
+
+bool Shipper::wait_for_room() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return closed_ || closing_ || queue_.size() < kRoomyParcels; });
+  return !closed_ && !closing_;
+}
+
+void Shipper::close_when_sent() {
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  changed_.notify_all();
+}
+
+void Shipper::retire() {
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+    std::erase_if(queue_, [](const Parcel& parcel) { return !std::holds_alternative<protocol::Goodbye>(parcel.message); });
+  }
+  changed_.notify_all();
+}
+
+void Shipper::abort() {
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    queue_.clear();
+  }
+  changed_.notify_all();
+  link_->close();  // also ends a send() that waits for a slow peer
+}
+
+void Shipper::wait_until_sent(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, timeout, [&] { return closed_ || (queue_.empty() && !sending_); });
+}
+
+void Shipper::run() {
+  std::unique_lock lock(mutex_);
+  while (!closed_) {
+    changed_.wait(lock, [&] { return closed_ || closing_ || !queue_.empty(); });
+    if (queue_.empty()) break;
+    Parcel parcel = std::move(queue_.front());
+    queue_.pop_front();
+    sending_ = true;
+    lock.unlock();
+    const bool sent = link_->send(parcel.message, parcel.body);
+    parcel = {};  // gives its memory back before anyone waits for it
+    lock.lock();
+    sending_ = false;
+    if (!sent) {
+      closed_ = true;
+      queue_.clear();
+    }
+    changed_.notify_all();
+  }
+  const bool orderly = closing_ && !closed_;
+  closed_ = true;
+  queue_.clear();
+  lock.unlock();
+  changed_.notify_all();
+  if (orderly) link_->close();
+}
+
+}  // namespace pollux::primary

@@ -1,0 +1,152 @@
+// Replication between two processes on the real /dev/kvm, seen from outside: the primary is killed with SIGKILL, and
+// the computation that it was in the middle of must end on the backup with the result of an undisturbed run. Every
+// step of it depends on all steps before: one lost, repeated or torn page changes the result.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <future>
+#include <random>
+#include <thread>
+
+#include "backup/backup.h"
+#include "base/error.h"
+#include "protocol/session/keys.h"
+#include "tests/support/test_machine.h"
+
+namespace pollux::testing {
+namespace {
+
+using namespace std::chrono_literals;
+using guests::WriterMode;
+
+constexpr std::uint64_t kMemoryMib = 64;
+constexpr std::uint64_t kPages = 2000;
+constexpr std::uint64_t kSeed = 7;
+constexpr std::uint64_t kSteps = 60'000'000;
+
+// The program of replicated_writer.cc as a child process.
+class WriterProcess {
+ public:
+  WriterProcess(std::uint16_t port, const std::string& key, const std::string& peer_key) {
+    std::array<int, 2> pipe{};
+    POLLUX_ASSERT(::pipe(pipe.data()) == 0);
+    pid_ = ::fork();
+    POLLUX_ASSERT(pid_ >= 0);
+    if (pid_ == 0) {
+      ::dup2(pipe[1], STDOUT_FILENO);
+      ::close(pipe[0]);
+      ::close(pipe[1]);
+      ::execl(POLLUX_REPLICATED_WRITER, "replicated_writer", std::to_string(port).c_str(), key.c_str(), peer_key.c_str(),
+              std::to_string(kMemoryMib).c_str(), std::to_string(kPages).c_str(), std::to_string(kSeed).c_str(),
+              std::to_string(kSteps).c_str(), nullptr);
+      ::_exit(127);
+    }
+    ::close(pipe[1]);
+    output_ = ::fdopen(pipe[0], "r");
+  }
+  ~WriterProcess() {
+    kill();
+    std::fclose(output_);
+  }
+
+  bool wait_until_protected() {
+    char line[64];
+    return std::fgets(line, sizeof line, output_) != nullptr && std::string(line) == "protected\n";
+  }
+  void kill() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    pid_ = -1;
+  }
+
+ private:
+  pid_t pid_ = -1;
+  FILE* output_ = nullptr;
+};
+
+class Replication : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string why = why_no_kvm(); !why.empty()) GTEST_SKIP() << why;
+    protocol::session::initialize_crypto();
+    char path[] = "/tmp/pollux-replication-XXXXXX";
+    ASSERT_NE(::mkdtemp(path), nullptr);
+    folder_ = path;
+    write_key_pair(folder_ + "/a", protocol::session::SecretKey::generate());
+    write_key_pair(folder_ + "/b", protocol::session::SecretKey::generate());
+  }
+  void TearDown() override {
+    if (!folder_.empty()) std::filesystem::remove_all(folder_);
+  }
+
+  static std::uint64_t undisturbed_checksum() {
+    TestMachine reference(kMemoryMib << 20);
+    reference.writer().request(WriterMode::kMix, kPages, kSeed, kSteps);
+    reference.machine().resume();
+    EXPECT_TRUE(reference.writer().wait_until_served());
+    reference.machine().pause();
+    return reference.writer().checksum();
+  }
+
+  backup::BackupOptions backup_options() const {
+    backup::BackupOptions options;
+    options.listen = {"127.0.0.1", 0};
+    options.primary_key = protocol::session::load_public_key(folder_ + "/a.pub");
+    options.silence_timeout = 20s;
+    return options;
+  }
+
+  std::string folder_;
+};
+
+TEST_F(Replication, KilledAtRandomMomentsTheComputationEndsAsIfNothingHadHappened) {
+  const std::uint64_t expected = undisturbed_checksum();
+  const auto key = protocol::session::load_secret_key(folder_ + "/b");
+  std::mt19937_64 random(11);
+  for (int round = 0; round < 5; ++round) {
+    std::uint64_t checksum = 0;
+    bool in_the_middle = false;
+    backup::BackupOptions options = backup_options();
+    options.on_promoted = [&](vmm::Machine& machine) {
+      const PageWriter writer(machine.memory());
+      in_the_middle = !writer.served();
+      EXPECT_TRUE(writer.wait_until_served());
+      checksum = writer.checksum();
+      machine.request_exit();
+    };
+    backup::Backup backup(options, key);
+    const auto backends = no_backends();
+    auto end = std::async(std::launch::async, [&] { return backup.run(*backends); });
+    WriterProcess primary(backup.port(), folder_ + "/a", folder_ + "/b.pub");
+    ASSERT_TRUE(primary.wait_until_protected());
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 300));  // the random moment
+    primary.kill();
+    const backup::BackupEnd result = end.get();
+    ASSERT_TRUE(result.machine.has_value()) << result.reason;
+    EXPECT_EQ(checksum, expected) << "round " << round;
+    EXPECT_TRUE(in_the_middle || round > 0) << "the computation is too short for this test";
+  }
+}
+
+TEST_F(Replication, AStrangerIsTurnedAwayAndTheBackupGoesOnWaiting) {
+  write_key_pair(folder_ + "/c", protocol::session::SecretKey::generate());
+  const auto key = protocol::session::load_secret_key(folder_ + "/b");
+  backup::Backup backup(backup_options(), key);
+  const auto backends = no_backends();
+  auto end = std::async(std::launch::async, [&] { return backup.run(*backends); });
+  const auto stranger = protocol::session::load_secret_key(folder_ + "/c");
+  const auto peer = protocol::session::load_public_key(folder_ + "/b.pub");
+  EXPECT_THROW((void)protocol::Link::connect({"127.0.0.1", backup.port()}, stranger, peer), protocol::LinkError);
+  EXPECT_EQ(end.wait_for(0s), std::future_status::timeout);
+  backup.stop();
+  EXPECT_FALSE(end.get().failed);
+}
+
+}  // namespace
+}  // namespace pollux::testing

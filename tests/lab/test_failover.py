@@ -1,0 +1,78 @@
+#!/usr/bin/python3
+"""The promise, from outside: the primary's host loses its power while idle, under write load, and during full sync."""
+import sys
+import time
+import unittest
+
+sys.dont_write_bytecode = True
+
+import namespace
+
+if __name__ == "__main__":
+    namespace.enter()
+
+import aof
+from demo import Client, verify
+from lab import GUEST_IP, Lab, LabError
+from protected_guest import ProtectedGuest
+from redis_client import RedisClient, wait_for_redis
+
+
+class Failover(unittest.TestCase):
+    def setUp(self):
+        self.lab = Lab(f"failover-{self._testMethodName.removeprefix('test_')}", say=lambda line: None)
+        self.lab.__enter__()
+        self.addCleanup(self.lab.__exit__)
+        self.guest = ProtectedGuest(self.lab)
+        self.guest.start_hosts()
+        self.guest.start_backup()
+        self.guest.start_primary()
+
+    def protected_redis(self):
+        self.guest.wait_until_protected(180)
+        wait_for_redis(GUEST_IP, 120)
+
+    def say(self, text):
+        print(f"    {text}", file=sys.stderr)
+
+    def test_killed_while_idle(self):
+        """An open connection on which nothing is under way goes on working after the failover."""
+        self.protected_redis()
+        with RedisClient(GUEST_IP, timeout=60) as client:
+            self.assertEqual(client.command("INCR", "idle:counter"), 1)
+            client.command("SET", "idle:key", "before")
+            epochs = self.guest.statistics()["epoch_committed"]
+            deadline = time.monotonic() + 60
+            while self.guest.statistics()["epoch_committed"] < epochs + 10:  # idle epochs go by
+                self.assertLess(time.monotonic(), deadline, "no epochs are committed")
+                time.sleep(0.2)
+            self.guest.castor.power_off()
+            timeline = self.guest.wait_until_promoted()
+            self.assertEqual(client.command("INCR", "idle:counter"), 2)
+            self.assertEqual(client.command("GET", "idle:key"), "before")
+            self.say(f"took over after {timeline['first_entry_ms']:.0f} ms, longest reply {client.longest_pause():.1f} s")
+
+    def test_killed_under_write_load(self):
+        self.protected_redis()
+        client = Client()
+        client.start()
+        client.wait_for(60, 120)
+        self.guest.castor.power_off()
+        self.guest.wait_until_promoted()
+        client.wait_for(client.acked() + 60, 120)
+        client.stop()
+        self.assertIsNone(client.broken)
+        self.assertEqual(verify(self.say, self.guest, client), [])
+
+    def test_killed_during_full_sync(self):
+        """Half a sync is never promoted: the backup says so and ends; the guest's disk is as it was."""
+        self.guest.primary.wait_for("full sync begins", 120)
+        self.guest.castor.power_off()
+        self.assertEqual(self.guest.backup.wait(60), 1)
+        output = self.guest.backup.output()
+        self.assertIn("before protection began", output)
+        self.assertNotIn("runs unprotected now", output)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

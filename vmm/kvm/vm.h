@@ -1,0 +1,90 @@
+// One KVM virtual machine: its memory slots, interrupt controllers, clock and dirty log.
+#pragma once
+
+#include <linux/kvm.h>
+
+#include <array>
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "base/fd.h"
+#include "vmm/devices/bus_device.h"
+#include "vmm/kvm/system.h"
+#include "vmm/machine/machine_config.h"
+#include "vmm/memory/guest_memory.h"
+
+namespace pollux::vmm::kvm {
+
+// A pin of the I/O APIC ("global system interrupt").
+struct Gsi {
+  std::uint32_t value = 0;
+};
+
+// What the in-kernel interrupt controllers and timer hold.
+struct IrqchipState {
+  std::array<kvm_irqchip, 3> chips{};  // PIC master, PIC slave, I/O APIC
+  kvm_pit_state2 pit{};
+};
+
+class Vm {
+ public:
+  // With irqchip and PIT, and `memory`, which outlives it, as its RAM. Throws KvmError.
+  Vm(const System& system, GuestMemory& memory, std::optional<DirtyLog> wanted_log);
+
+  [[nodiscard]] const System& system() const { return system_; }
+  [[nodiscard]] const Fd& fd() const { return fd_; }
+  [[nodiscard]] Fd create_vcpu(std::uint32_t id) const;
+
+  [[nodiscard]] DirtyLog dirty_log() const { return dirty_log_; }
+  // Of each vCPU's dirty ring; 0 with the bitmap.
+  [[nodiscard]] std::uint32_t ring_entries() const { return ring_entries_; }
+  // Write-protects all memory: from here on the log tells what is written.
+  void start_logging();
+  void stop_logging();
+  // With the bitmap: moves what was written since the last call into GuestMemory::dirty().
+  void harvest_bitmap();
+  // Makes harvested ring entries' pages protected again. Any thread.
+  void reset_dirty_rings();
+  // The frame a ring entry names, if it is one of ours.
+  [[nodiscard]] std::optional<Gfn> frame_of(std::uint32_t slot, std::uint64_t page) const;
+  [[nodiscard]] GuestMemory& memory() const { return memory_; }
+
+  // One edge on the pin. Synchronous (unlike an irqfd, which goes through a kernel work queue): once a pause has
+  // stopped everything that could raise interrupts, the saved irqchip holds every one. Any thread; never throws.
+  void pulse(Gsi gsi) const;
+  // Signals `event` instead of exiting when the guest writes `value` as 4 bytes to `address`.
+  void add_doorbell(GuestAddress address, std::uint32_t value, const Fd& event) const;
+
+  // While no vCPU runs.
+  [[nodiscard]] IrqchipState irqchip() const;
+  void set_irqchip(const IrqchipState& state) const;
+  [[nodiscard]] kvm_clock_data clock() const;
+  void set_clock(const kvm_clock_data& clock) const;
+
+ private:
+  void create_irqchip() const;
+  void choose_dirty_log(std::optional<DirtyLog> wanted);
+  [[nodiscard]] bool enable_ring(long capability);
+  void set_slots(std::uint32_t flags) const;
+
+  const System& system_;
+  GuestMemory& memory_;
+  Fd fd_;
+  DirtyLog dirty_log_ = DirtyLog::kBitmap;
+  std::uint32_t ring_entries_ = 0;
+  std::vector<std::uint64_t> bitmap_;  // scratch for the largest slot
+};
+
+// An interrupt line of a device, edge-triggered.
+class PulseLine final : public InterruptLine {
+ public:
+  PulseLine(const Vm& vm, Gsi gsi) : vm_(vm), gsi_(gsi) {}
+  void trigger() override { vm_.pulse(gsi_); }
+
+ private:
+  const Vm& vm_;
+  Gsi gsi_;
+};
+
+}  // namespace pollux::vmm::kvm

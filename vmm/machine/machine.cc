@@ -1,0 +1,286 @@
+#include "vmm/machine/machine.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+
+#include "base/error.h"
+#include "vmm/boot/boot_loader.h"
+#include "vmm/boot/long_mode.h"
+#include "vmm/kvm/cpuid.h"
+#include "vmm/kvm/msr.h"
+#include "vmm/kvm/system.h"
+#include "vmm/machine/device_set.h"
+#include "vmm/machine/vcpu_thread.h"
+#include "vmm/state/config_state.h"
+#include "vmm/state/machine_state.h"
+#include "vmm/state/message.h"
+
+namespace pollux::vmm {
+namespace {
+
+// A restored guest's clocks go on by the time it was away, as the hosts' clocks tell it. Beyond this they are
+// believed to disagree, and the guest's time goes on by this much only.
+constexpr std::uint64_t kMaxAwayNs = 3'600'000'000'000;
+// Where save() builds its message; more is allocated when a machine has more.
+constexpr std::size_t kScratchWords = 16 * 1024;
+
+std::uint64_t realtime_ns() {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+std::uint64_t away_ns(std::uint64_t saved_realtime_ns) {
+  const std::uint64_t now = realtime_ns();
+  return now > saved_realtime_ns ? std::min(now - saved_realtime_ns, kMaxAwayNs) : 0;
+}
+
+void check_usable(const MachineConfig& config, const Backends& backends) {
+  try {
+    check(config);
+  } catch (const Error& error) {
+    throw UsageError(error.what());
+  }
+  if (config.disks.size() != backends.disk_count() || config.nics.size() != backends.nic_count()) {
+    throw UsageError("machine config: its disks and NICs are not those given on this host");
+  }
+}
+
+}  // namespace
+
+class Machine::Impl {
+ public:
+  Impl(const MachineConfig& config, std::unique_ptr<GuestMemory> memory, Backends& backends, InputGate& input,
+       OutputGate& output, const MachineOptions& options)
+      : config_(config),
+        memory_(std::move(memory)),
+        vm_(system_, *memory_, options.dirty_log),
+        devices_(config, *memory_, vm_, backends, input, output, [this](MachineExit exit) { end(std::move(exit)); }),
+        scratch_(kj::heapArray<capnp::word>(kScratchWords)) {
+    std::fill(scratch_.begin(), scratch_.end(), capnp::word{});
+  }
+  // Every vCPU stops before the first thread object goes: any of them may still call end().
+  ~Impl() {
+    for (const auto& thread : threads_) thread->halt();
+    for (const auto& thread : threads_) thread->wait_parked();
+  }
+
+  void boot(const BootSource& source);
+  void restore(ByteView state);
+
+  [[nodiscard]] const MachineConfig& config() const { return config_; }
+  [[nodiscard]] GuestMemory& memory() { return *memory_; }
+  [[nodiscard]] DirtyLog dirty_log() const { return vm_.dirty_log(); }
+  [[nodiscard]] bool paused() const { return paused_; }
+  void resume();
+  void pause();
+
+  void start_dirty_tracking();
+  void stop_dirty_tracking();
+  std::vector<Gfn> harvest_dirty_pages();
+  void announce();
+  Bytes save();
+
+  std::optional<MachineExit> wait_for_exit(std::chrono::milliseconds timeout);
+  void end(MachineExit exit);
+
+ private:
+  void create_vcpus(kvm::CpuidTable machine_cpuid);
+  void restore_clock(const ClockState& clock, std::uint64_t elapsed_ns);
+  [[nodiscard]] ClockState clock() const;
+  void harvest_kvm();
+
+  MachineConfig config_;
+  std::unique_ptr<GuestMemory> memory_;
+  kvm::System system_;
+  kvm::Vm vm_;
+  DeviceSet devices_;
+  kvm::CpuidTable cpuid_;
+  std::vector<std::unique_ptr<kvm::Vcpu>> vcpus_;
+  std::atomic<bool> paused_ = true;
+  kj::Array<capnp::word> scratch_;  // all zeros between two uses, as Cap'n Proto wants it
+
+  std::mutex exit_mutex_;
+  std::condition_variable exited_;
+  std::optional<MachineExit> exit_;  // guarded by exit_mutex_
+
+  std::vector<std::unique_ptr<VcpuThread>> threads_;  // last: they use everything above
+};
+
+void Machine::Impl::create_vcpus(kvm::CpuidTable machine_cpuid) {
+  cpuid_ = std::move(machine_cpuid);
+  for (std::uint32_t id = 0; id < config_.vcpus; ++id) {
+    vcpus_.push_back(std::make_unique<kvm::Vcpu>(vm_, id, cpuid_));
+  }
+  for (const auto& vcpu : vcpus_) {
+    threads_.push_back(std::make_unique<VcpuThread>(vm_, *vcpu, devices_.buses(),
+                                                    [this](MachineExit exit) { end(std::move(exit)); }));
+  }
+}
+
+void Machine::Impl::boot(const BootSource& source) {
+  const GuestAddress entry = boot::load_guest(config_, source, *memory_);
+  const bool tsc_deadline = system_.capability(KVM_CAP_TSC_DEADLINE_TIMER) > 0;
+  create_vcpus(kvm::machine_cpuid(system_.supported_cpuid(), config_.vcpus, tsc_deadline));
+  // The others wait for INIT and SIPI, as KVM creates them.
+  kvm::Vcpu& first = *vcpus_.front();
+  first.set_system_registers(boot::long_mode_system_registers(first.system_registers()));
+  first.set_registers(boot::entry_registers(entry));
+  // Firmware leaves the caches on: write-back wherever no MTRR says otherwise.
+  constexpr std::uint64_t kEnabledWriteBack = 1 << 11 | 6;
+  for (const auto& vcpu : vcpus_) vcpu->set_msr(kvm::msr::kMtrrDefaultType, kEnabledWriteBack);
+}
+
+void Machine::Impl::restore(ByteView bytes) {
+  ReceivedMessage message("machine state", bytes);
+  message.read<schema::MachineState>([this](schema::MachineState::Reader state) {
+    KvmState kvm = read_kvm_state(state);
+    if (kvm.config != config_) throw Error("machine state: of a machine with another configuration");
+    create_vcpus(std::move(kvm.cpuid));
+    const std::uint64_t elapsed_ns = away_ns(kvm.clock.realtime_ns);
+    for (std::size_t i = 0; i < vcpus_.size(); ++i) vcpus_[i]->restore(kvm.vcpus[i], elapsed_ns);
+    restore_clock(kvm.clock, elapsed_ns);
+    // After the local APICs: a request pending in the I/O APIC is passed on to them.
+    vm_.set_irqchip(kvm.irqchip);
+    devices_.restore(state);
+    if (kvm.exit) end(*kvm.exit);
+  });
+}
+
+void Machine::Impl::restore_clock(const ClockState& clock, std::uint64_t elapsed_ns) {
+  kvm_clock_data data{};
+  data.clock = clock.kvmclock_ns + elapsed_ns;
+  vm_.set_clock(data);
+}
+
+ClockState Machine::Impl::clock() const {
+  const kvm_clock_data data = vm_.clock();
+  // Without the flag KVM could not read both clocks at once; then they are read one after the other.
+  return {data.clock, data.flags & KVM_CLOCK_REALTIME ? data.realtime : realtime_ns()};
+}
+
+void Machine::Impl::resume() {
+  POLLUX_ASSERT(paused_);
+  paused_ = false;
+  devices_.thaw();
+  for (const auto& thread : threads_) thread->unpark();
+}
+
+void Machine::Impl::pause() {
+  POLLUX_ASSERT(!paused_);
+  for (const auto& thread : threads_) thread->request_park();
+  for (const auto& thread : threads_) thread->wait_parked();
+  devices_.freeze();
+  paused_ = true;
+}
+
+void Machine::Impl::harvest_kvm() {
+  if (vm_.dirty_log() == DirtyLog::kBitmap) return vm_.harvest_bitmap();
+  bool any = false;
+  for (const auto& vcpu : vcpus_) any |= vcpu->dirty_ring().harvest(vm_);
+  if (any) vm_.reset_dirty_rings();
+}
+
+void Machine::Impl::start_dirty_tracking() {
+  POLLUX_ASSERT(paused_);
+  vm_.start_logging();
+  (void)harvest_dirty_pages();  // of an earlier tracking, or of the VMM's own writes
+}
+
+void Machine::Impl::stop_dirty_tracking() {
+  POLLUX_ASSERT(paused_);
+  harvest_kvm();  // leaves the rings empty
+  vm_.stop_logging();
+}
+
+std::vector<Gfn> Machine::Impl::harvest_dirty_pages() {
+  POLLUX_ASSERT(paused_);
+  harvest_kvm();
+  return memory_->dirty().take();
+}
+
+void Machine::Impl::announce() {
+  POLLUX_ASSERT(paused_);
+  devices_.announce();
+}
+
+Bytes Machine::Impl::save() {
+  POLLUX_ASSERT(paused_);
+  capnp::MallocMessageBuilder message(scratch_);
+  auto state = message.initRoot<schema::MachineState>();
+  state.setVersion(kMachineStateVersion);
+  write_config(config_, state.initConfig());
+  write_cpuid(cpuid_, state);
+  auto vcpus = state.initVcpus(static_cast<unsigned>(vcpus_.size()));
+  for (unsigned i = 0; i < vcpus.size(); ++i) write_vcpu(vcpus_[i]->capture(), vcpus[i]);
+  const ClockState now = clock();
+  state.setClockNs(now.kvmclock_ns);
+  state.setRealtimeNs(now.realtime_ns);
+  write_irqchip(vm_.irqchip(), state);
+  devices_.save(state);
+  {
+    const std::lock_guard lock(exit_mutex_);
+    write_exit(exit_, state.initExit());
+  }
+  return to_bytes(message);
+}
+
+void Machine::Impl::end(MachineExit exit) {
+  {
+    const std::lock_guard lock(exit_mutex_);
+    if (exit_) return;
+    exit_ = std::move(exit);
+  }
+  for (const auto& thread : threads_) thread->halt();
+  exited_.notify_all();
+}
+
+std::optional<MachineExit> Machine::Impl::wait_for_exit(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(exit_mutex_);
+  exited_.wait_for(lock, timeout, [this] { return exit_.has_value(); });
+  return exit_;
+}
+
+std::unique_ptr<Machine> Machine::boot(const MachineConfig& config, const BootSource& source, Backends& backends,
+                                       InputGate& input, OutputGate& output, const MachineOptions& options) {
+  check_usable(config, backends);
+  auto memory = std::make_unique<GuestMemory>(config.memory_bytes);
+  auto impl = std::make_unique<Impl>(config, std::move(memory), backends, input, output, options);
+  impl->boot(source);
+  return std::make_unique<Machine>(std::move(impl));
+}
+
+std::unique_ptr<Machine> Machine::restore(const MachineConfig& config, std::unique_ptr<GuestMemory> memory,
+                                          ByteView state, Backends& backends, InputGate& input, OutputGate& output,
+                                          const MachineOptions& options) {
+  check_usable(config, backends);
+  if (memory->size() != config.memory_bytes) throw Error("machine state: its memory has another size");
+  auto impl = std::make_unique<Impl>(config, std::move(memory), backends, input, output, options);
+  impl->restore(state);
+  return std::make_unique<Machine>(std::move(impl));
+}
+
+Machine::Machine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Machine::~Machine() = default;
+
+const MachineConfig& Machine::config() const { return impl_->config(); }
+GuestMemory& Machine::memory() { return impl_->memory(); }
+DirtyLog Machine::dirty_log() const { return impl_->dirty_log(); }
+void Machine::resume() { impl_->resume(); }
+void Machine::pause() { impl_->pause(); }
+bool Machine::paused() const { return impl_->paused(); }
+void Machine::start_dirty_tracking() { impl_->start_dirty_tracking(); }
+void Machine::stop_dirty_tracking() { impl_->stop_dirty_tracking(); }
+std::vector<Gfn> Machine::harvest_dirty_pages() { return impl_->harvest_dirty_pages(); }
+void Machine::announce() { impl_->announce(); }
+Bytes Machine::save() { return impl_->save(); }
+std::optional<MachineExit> Machine::wait_for_exit(std::chrono::milliseconds timeout) {
+  return impl_->wait_for_exit(timeout);
+}
+void Machine::request_exit() { impl_->end({ExitReason::kRequested, ""}); }
+
+}  // namespace pollux::vmm

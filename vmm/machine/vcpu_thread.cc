@@ -1,0 +1,185 @@
+#include "vmm/machine/vcpu_thread.h"
+
+#include <fmt/format.h>
+#include <pthread.h>
+#include <signal.h>
+
+#include <exception>
+#include <string>
+
+namespace pollux::vmm {
+namespace {
+
+// Interrupts KVM_RUN and nothing else: the handler is empty, and system calls are not restarted.
+int kick_signal() { return SIGRTMIN; }
+
+void install_kick_handler() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    struct sigaction action {};
+    action.sa_handler = [](int) {};
+    ::sigemptyset(&action.sa_mask);
+    POLLUX_ASSERT(::sigaction(kick_signal(), &action, nullptr) == 0);
+  });
+}
+
+// Signals of the process (SIGINT, SIGTERM) are for the main thread.
+void block_other_signals() {
+  sigset_t set;
+  ::sigfillset(&set);
+  ::sigdelset(&set, kick_signal());
+  ::pthread_sigmask(SIG_SETMASK, &set, nullptr);
+}
+
+}  // namespace
+
+VcpuThread::VcpuThread(kvm::Vm& vm, kvm::Vcpu& vcpu, const Buses& buses, std::function<void(MachineExit)> ended)
+    : vm_(vm), vcpu_(vcpu), buses_(buses), ended_(std::move(ended)) {
+  install_kick_handler();
+  vcpu_.deny_run();
+  thread_ = std::thread([this] { main(); });
+}
+
+VcpuThread::~VcpuThread() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    kick();
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void VcpuThread::unpark() {
+  {
+    const std::lock_guard lock(mutex_);
+    wanted_running_ = true;
+    if (may_run()) vcpu_.allow_run();
+  }
+  changed_.notify_all();
+}
+
+void VcpuThread::request_park() {
+  const std::lock_guard lock(mutex_);
+  wanted_running_ = false;
+  kick();
+}
+
+void VcpuThread::halt() {
+  const std::lock_guard lock(mutex_);
+  halted_ = true;
+  kick();
+}
+
+void VcpuThread::wait_parked() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return parked_; });
+}
+
+// With mutex_ held. immediate_exit catches a thread that is just about to enter, the signal one that is inside.
+void VcpuThread::kick() {
+  vcpu_.deny_run();
+  if (!parked_ && thread_.joinable()) ::pthread_kill(thread_.native_handle(), kick_signal());
+}
+
+bool VcpuThread::must_park() {
+  const std::lock_guard lock(mutex_);
+  return !may_run();
+}
+
+void VcpuThread::main() {
+  block_other_signals();
+  ::pthread_setname_np(::pthread_self(), fmt::format("vcpu {}", vcpu_.id()).c_str());
+  for (;;) {
+    {
+      std::unique_lock lock(mutex_);
+      parked_ = true;
+      changed_.notify_all();
+      changed_.wait(lock, [this] { return may_run() || stopping_; });
+      if (stopping_) return;
+      parked_ = false;
+    }
+    try {
+      run_until_kicked();
+    } catch (const std::exception& error) {
+      crash(error.what());
+    }
+  }
+}
+
+void VcpuThread::run_until_kicked() {
+  for (;;) {
+    if (vcpu_.run() == kvm::Vcpu::Ran::kExited) {
+      handle_exit();
+    } else if (must_park()) {
+      return;
+    }
+  }
+}
+
+void VcpuThread::crash(const std::string& detail) {
+  ended_({ExitReason::kCrash, fmt::format("vCPU {}: {}", vcpu_.id(), detail)});
+}
+
+void VcpuThread::handle_exit() {
+  const kvm_run& run = vcpu_.run_area();
+  switch (run.exit_reason) {
+    case KVM_EXIT_IO: return handle_ports();
+    case KVM_EXIT_MMIO: return handle_memory();
+    case KVM_EXIT_DIRTY_RING_FULL:
+      if (vcpu_.dirty_ring().harvest(vm_)) vm_.reset_dirty_rings();
+      return;
+    case KVM_EXIT_HLT:  // the in-kernel APIC waits for interrupts itself; a stray one is harmless
+    case KVM_EXIT_INTR:
+    case KVM_EXIT_IRQ_WINDOW_OPEN:
+    case KVM_EXIT_SET_TPR: return;
+    case KVM_EXIT_SHUTDOWN: return crash("triple fault");
+    case KVM_EXIT_SYSTEM_EVENT: return handle_system_event();
+    case KVM_EXIT_FAIL_ENTRY:
+      return crash(fmt::format("entry failed, hardware reason {:#x}", run.fail_entry.hardware_entry_failure_reason));
+    case KVM_EXIT_INTERNAL_ERROR: return handle_internal_error();
+    default: return crash(fmt::format("unexpected exit {} of KVM", run.exit_reason));
+  }
+}
+
+void VcpuThread::handle_ports() {
+  const auto& io = vcpu_.run_area().io;
+  std::byte* data = vcpu_.run_bytes() + io.data_offset;
+  for (std::uint32_t i = 0; i < io.count; ++i, data += io.size) {
+    if (io.direction == KVM_EXIT_IO_IN) {
+      buses_.ports.read(io.port, {data, io.size});
+    } else {
+      buses_.ports.write(io.port, {data, io.size});
+    }
+  }
+}
+
+void VcpuThread::handle_memory() {
+  auto& mmio = vcpu_.run_area().mmio;
+  const MutableByteView data(reinterpret_cast<std::byte*>(mmio.data), std::min<std::size_t>(mmio.len, sizeof mmio.data));
+  if (mmio.is_write != 0) {
+    buses_.memory.write(mmio.phys_addr, data);
+  } else {
+    buses_.memory.read(mmio.phys_addr, data);
+  }
+}
+
+void VcpuThread::handle_system_event() {
+  switch (vcpu_.run_area().system_event.type) {
+    case KVM_SYSTEM_EVENT_SHUTDOWN: return ended_({ExitReason::kPowerOff, ""});
+    case KVM_SYSTEM_EVENT_RESET: return ended_({ExitReason::kReset, ""});
+    default: return crash("the guest reported a crash");
+  }
+}
+
+void VcpuThread::handle_internal_error() {
+  const auto& internal = vcpu_.run_area().internal;
+  const auto registers = vcpu_.registers();
+  std::string data;
+  for (std::uint32_t i = 0; i < std::min<std::uint32_t>(internal.ndata, 16); ++i) {
+    data += fmt::format(" {:#x}", internal.data[i]);
+  }
+  crash(fmt::format("KVM internal error {} at rip {:#x}:{}", internal.suberror, registers.rip, data));
+}
+
+}  // namespace pollux::vmm
