@@ -2,7 +2,7 @@
 // paging with an identity mapping, __BOOT_CS and __BOOT_DS loaded, interrupts off, RSI at the zero page.
 #pragma once
 
-#include <linux/kvm.h>
+#include "vmm/kvm/kvm_abi.h"
 
 #include "vmm/memory/guest_memory.h"
 

@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <condition_variable>
 #include <deque>
 #include <map>
@@ -104,6 +105,10 @@ class EventLoop::Impl {
   }
 
   void run() {
+    // Signals are for the threads that expect them: the main thread, and vCPUs that are kicked.
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, nullptr);
     loop_id_.store(std::this_thread::get_id(), std::memory_order_relaxed);
     auto next_unpollable = Clock::now();
     while (!stopping()) {

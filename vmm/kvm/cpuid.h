@@ -1,7 +1,7 @@
 // The CPU the guest sees.
 #pragma once
 
-#include <linux/kvm.h>
+#include "vmm/kvm/kvm_abi.h"
 
 #include <cstdint>
 #include <vector>

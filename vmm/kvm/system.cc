@@ -57,7 +57,7 @@ int checked_ioctl(const Fd& fd, unsigned long request, const char* name, unsigne
 }
 
 System::System() : fd_(::open("/dev/kvm", O_RDWR | O_CLOEXEC)) {
-  if (!fd_) throw KvmError(errno_error("open", "/dev/kvm").what());
+  if (!fd_) throw UsageError(errno_error("open", "/dev/kvm").what());
   const int version = checked_ioctl(fd_, KVM_GET_API_VERSION, "KVM_GET_API_VERSION");
   if (version != KVM_API_VERSION) throw KvmError("KVM has API version " + std::to_string(version) + ", not 12");
   std::string missing;

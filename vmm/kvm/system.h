@@ -1,7 +1,7 @@
 // /dev/kvm: what this host's KVM can do.
 #pragma once
 
-#include <linux/kvm.h>
+#include "vmm/kvm/kvm_abi.h"
 
 #include <cstdint>
 #include <string>
@@ -24,7 +24,7 @@ int checked_ioctl(const Fd& fd, unsigned long request, const char* name, unsigne
 
 class System {
  public:
-  // Throws KvmError when /dev/kvm cannot be used, naming in one line everything that is missing.
+  // Throws UsageError when /dev/kvm cannot be opened, KvmError when it lacks something, naming all of it in one line.
   System();
 
   [[nodiscard]] const Fd& fd() const { return fd_; }

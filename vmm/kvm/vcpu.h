@@ -1,7 +1,7 @@
 // One virtual CPU: running it, and its whole state.
 #pragma once
 
-#include <linux/kvm.h>
+#include "vmm/kvm/kvm_abi.h"
 
 #include <cstdint>
 #include <vector>

@@ -1,7 +1,7 @@
 // One KVM virtual machine: its memory slots, interrupt controllers, clock and dirty log.
 #pragma once
 
-#include <linux/kvm.h>
+#include "vmm/kvm/kvm_abi.h"
 
 #include <array>
 #include <cstdint>

@@ -1,11 +1,21 @@
 // The host's side: disk images, TAP names and addresses, consoles.
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/if_packet.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -124,13 +134,81 @@ TEST(MacTest, RefusesMalformed) {
 }
 
 TEST(TapTest, RefusalNamesTheTap) {
-  for (const char* name : {"", "far-too-long-for-an-interface"}) EXPECT_THROW(Tap(std::string(name)), UsageError);
+  for (const char* name : {"", "far-too-long-for-an-interface"})
+    EXPECT_THROW(Tap{std::string(name)}, UsageError);
   try {
     const Tap tap("lo");  // exists, and is not a TAP
     ADD_FAILURE() << "accepted";
   } catch (const UsageError& error) {
     EXPECT_NE(std::string(error.what()).find("TAP lo: "), std::string::npos) << error.what();
   }
+}
+
+// In a network of its own, so that the test needs no set-up and leaves nothing behind. The exit code says how
+// it went.
+enum TapOutcome { kCarried = 0, kLost = 1, kNotPermitted = 77 };
+
+// Another socket's view of the TAP: what the host's kernel would do with its frames.
+Fd open_packet_socket(const char* name) {
+  Fd control(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ifreq request{};
+  std::strncpy(request.ifr_name, name, sizeof request.ifr_name - 1);
+  request.ifr_flags = IFF_UP;
+  if (::ioctl(control.get(), SIOCSIFFLAGS, &request) != 0) return Fd();
+  Fd packets(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL)));
+  sockaddr_ll address{};
+  address.sll_family = AF_PACKET;
+  address.sll_protocol = htons(ETH_P_ALL);
+  address.sll_ifindex = static_cast<int>(::if_nametoindex(name));
+  if (::bind(packets.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) return Fd();
+  return packets;
+}
+
+TapOutcome carry_frames_both_ways() {
+  if (::unshare(CLONE_NEWNET) != 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) return kNotPermitted;
+  Tap tap("pollux-test");
+  EXPECT_THROW(Tap("pollux-test"), UsageError);  // in use
+  const Fd packets = open_packet_socket("pollux-test");
+  if (!packets) return kNotPermitted;
+  Bytes frame(100, std::byte{0x5a});
+  frame[0] = std::byte{0x52};
+  tap.send(frame);
+  bool sent = false;
+  Bytes seen(2048);
+  for (int i = 0; i < 100 && !sent; ++i) {  // the kernel's own frames come in between
+    const auto got = ::recv(packets.get(), seen.data(), seen.size(), MSG_DONTWAIT);
+    sent = got == 100 && std::equal(frame.begin(), frame.end(), seen.begin());
+    if (!sent) ::usleep(1000);
+  }
+  frame[1] = std::byte{0x11};
+  if (::send(packets.get(), frame.data(), frame.size(), 0) != 100) return kLost;
+  bool received = false;
+  for (int i = 0; i < 100 && !received; ++i) {
+    const auto got = tap.receive();
+    received = got == frame;
+    if (!got) ::usleep(1000);
+  }
+  return sent && received && !::testing::Test::HasFailure() ? kCarried : kLost;
+}
+
+TEST(TapTest, CarriesFramesBothWays) {
+  if (::access("/dev/net/tun", R_OK | W_OK) != 0) GTEST_SKIP() << "no /dev/net/tun";
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    int outcome = kNotPermitted;
+    try {
+      outcome = carry_frames_both_ways();
+    } catch (const UsageError&) {  // no right to make a TAP
+    }
+    ::_exit(outcome);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  if (WEXITSTATUS(status) == kNotPermitted)
+    GTEST_SKIP() << "not permitted to make a network namespace and a TAP";
+  EXPECT_EQ(WEXITSTATUS(status), kCarried);
 }
 
 // --- Consoles ---

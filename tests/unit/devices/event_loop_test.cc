@@ -41,8 +41,8 @@ TEST(EventLoopTest, TasksRunInOrderOnTheNamedThread) {
 }
 
 TEST(EventLoopTest, ReadableDescriptorRunsItsCallback) {
-  EventLoop loop("test");
   const Fd event = make_eventfd();
+  EventLoop loop("test");
   std::atomic<int> count = 0;
   loop.watch(event.get(), [&] { count += drain_eventfd(event); });
   for (int i = 1; i <= 3; ++i) {
@@ -57,8 +57,8 @@ TEST(EventLoopTest, ReadableDescriptorRunsItsCallback) {
 }
 
 TEST(EventLoopTest, ThrowingCallbacksAreSurvived) {
-  EventLoop loop("test");
   const Fd event = make_eventfd();
+  EventLoop loop("test");
   std::atomic<int> count = 0;
   loop.watch(event.get(), [&] {
     drain_eventfd(event);
@@ -73,8 +73,8 @@ TEST(EventLoopTest, ThrowingCallbacksAreSurvived) {
 }
 
 TEST(EventLoopTest, UnwatchWaitsForTheCallbackUnderWay) {
-  EventLoop loop("test");
   const Fd event = make_eventfd();
+  EventLoop loop("test");
   std::atomic<bool> entered = false;
   std::atomic<bool> left = false;
   loop.watch(event.get(), [&] {
@@ -90,8 +90,8 @@ TEST(EventLoopTest, UnwatchWaitsForTheCallbackUnderWay) {
 }
 
 TEST(EventLoopTest, CallbackMayUnwatchItself) {
-  EventLoop loop("test");
   const Fd event = make_eventfd();
+  EventLoop loop("test");
   std::atomic<int> count = 0;
   signal_eventfd(event);
   loop.watch(event.get(), [&] {

@@ -1,6 +1,7 @@
 // A driver that writes garbage into registers, rings, descriptors and buffers: nothing may crash, hang or
 // reach outside of guest memory (which the sanitizers watch). A failure is one number: the seed.
 #include <gtest/gtest.h>
+#include <spdlog/spdlog.h>
 
 #include <chrono>
 #include <random>
@@ -153,7 +154,14 @@ void attack(const Make& make, const Arrive& arrive) {
   ::testing::Test::RecordProperty("seeds", static_cast<int>(seed));
 }
 
-TEST(HostileDriverTest, Block) {
+// Each violation is a log line: too many here to be of use.
+class HostileDriverTest : public ::testing::Test {
+ protected:
+  HostileDriverTest() { spdlog::set_level(spdlog::level::off); }
+  ~HostileDriverTest() override { spdlog::set_level(spdlog::level::info); }
+};
+
+TEST_F(HostileDriverTest, Block) {
   attack(
       [](FakeOutput& output, FakeInput&) {
         return std::make_unique<VirtioBlock>(DiskIndex{0}, DiskConfig{kDiskBytes, false}, output);
@@ -161,7 +169,7 @@ TEST(HostileDriverTest, Block) {
       [](VirtioFunction&, Hostile&) {});
 }
 
-TEST(HostileDriverTest, Net) {
+TEST_F(HostileDriverTest, Net) {
   attack(
       [](FakeOutput& output, FakeInput&) {
         return std::make_unique<VirtioNet>(NicIndex{0}, NicConfig{{2, 0, 0, 0, 0, 1}}, output);
@@ -171,14 +179,14 @@ TEST(HostileDriverTest, Net) {
       });
 }
 
-TEST(HostileDriverTest, Console) {
+TEST_F(HostileDriverTest, Console) {
   attack([](FakeOutput& output, FakeInput&) { return std::make_unique<VirtioConsole>(output); },
          [](VirtioFunction& function, Hostile& hostile) {
            dynamic_cast<VirtioConsole&>(function).deliver(Bytes(hostile.below(100)));
          });
 }
 
-TEST(HostileDriverTest, Entropy) {
+TEST_F(HostileDriverTest, Entropy) {
   attack([](FakeOutput&, FakeInput& input) { return std::make_unique<VirtioEntropy>(input); },
          [](VirtioFunction&, Hostile&) {});
 }

@@ -382,12 +382,14 @@ TEST_F(QueueTest, AvailableEventIsSetWhenTheQueueIsEmpty) {
   EXPECT_EQ(ring_.available_event(), 2);
 }
 
-TEST_F(QueueTest, RestoredQueueInterruptsWhenInDoubt) {
+TEST_F(QueueTest, RestoredQueueInterruptsForWhatItPushes) {
   enable(true);
-  QueueRegisters registers = queue_.registers();
   Queue restored(memory_, kMaxQueueSize);
-  restored.restore(registers, 0, 0, true, false);
-  ring_.set_used_event(1000);
+  restored.restore(queue_.registers(), 100, 100, true, false);
+  EXPECT_FALSE(restored.take_interrupt_request());
+  ring_.set_used_event(101);
+  restored.push_used(0, 0);
+  EXPECT_FALSE(restored.take_interrupt_request());
   restored.push_used(0, 0);
   EXPECT_TRUE(restored.take_interrupt_request());
 }

@@ -1,5 +1,6 @@
 #include "vmm/devices/virtio/virtio_block.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 

@@ -130,7 +130,7 @@ void Queue::restore(const QueueRegisters& registers, std::uint16_t next_availabl
   next_available_ = next_available;
   next_used_ = next_used;
   asked_at_ = std::nullopt;
-  signalled_ = std::nullopt;
+  signalled_ = next_used;
 }
 
 // The driver's vCPU stores ring indices while we load them, and the other way round. Sequentially consistent
@@ -256,14 +256,13 @@ void Queue::push_used(std::uint16_t head, std::uint32_t written) {
 }
 
 bool Queue::take_interrupt_request() {
-  const std::optional<std::uint16_t> before = std::exchange(signalled_, next_used_);
+  const std::uint16_t before = std::exchange(signalled_, next_used_);
   if (before == next_used_) return false;
   if (!event_index_) return (load(registers_.driver) & kNoInterrupt) == 0;
-  if (!before) return true;
   // Whether used_event, behind the available ring's entries, was passed since (2.7.7.2).
   const std::uint16_t event = load(registers_.driver + kRingEntries + registers_.size * kAvailableEntry);
   const auto past_event = static_cast<std::uint16_t>(next_used_ - event - 1);
-  return past_event < static_cast<std::uint16_t>(next_used_ - *before);
+  return past_event < static_cast<std::uint16_t>(next_used_ - before);
 }
 
 }  // namespace pollux::vmm

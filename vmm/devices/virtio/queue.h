@@ -115,10 +115,10 @@ class Queue {
   bool indirect_ = false;     // VIRTIO_F_INDIRECT_DESC negotiated
   std::uint16_t next_available_ = 0;
   std::uint16_t next_used_ = 0;
-  // Where avail_event stands and up to where used entries were considered for an interrupt; unknown after
-  // restore.
-  std::optional<std::uint16_t> asked_at_;
-  std::optional<std::uint16_t> signalled_;
+  std::optional<std::uint16_t> asked_at_;  // where avail_event stands; unknown after a restore
+  // Up to where used entries were considered for an interrupt. Not saved: pushing and considering are one
+  // step under the device's lock.
+  std::uint16_t signalled_ = 0;
 };
 
 }  // namespace pollux::vmm

@@ -1,6 +1,6 @@
 @0xd2f4228016eb479a;
-# The saved state of one virtio-mmio device: what the driver set up and what the device owes it. Buffers are in guest
-# memory. Everything here is checked again when it is restored.
+# The saved state of one virtio-mmio device: what the driver set up and what the device owes it. Buffers are
+# in guest memory. Everything here is checked again when it is restored.
 
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("pollux::vmm::schema");
@@ -38,8 +38,8 @@ struct VirtioBlockState {
 }
 
 struct VirtioNetState {
-  # Source addresses of the guest's own frames, to announce them after a move. Frames that wait for a receive buffer are
-  # not saved: a network may lose them.
+  # Source addresses of the guest's own frames, to announce them after a move. Frames that wait for a receive
+  # buffer are not saved: a network may lose them.
   ipv4 @0 :List(Data);
   ipv6 @1 :List(Data);
 }
