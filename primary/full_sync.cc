@@ -73,7 +73,7 @@ void FullSync::give_up() {
 bool FullSync::compare_disks() {
   for (Target& target : targets_) {
     for (std::uint32_t disk = 0; disk < backends_.disk_count(); ++disk) {
-      if (!compare_disk(target, {disk})) spdlog::debug("full sync: {} is gone", to_string(target.to.backup));
+      if (!compare_disk(target, {disk})) spdlog::debug("full sync: backup {} is gone", to_string(target.to.backup));
     }
   }
   return !abandoned();
@@ -100,7 +100,7 @@ bool FullSync::compare_disk(Target& target, vmm::DiskIndex disk) {
     const auto answer = mailbox_.wait_for_digests(target.to.backup);
     if (!answer) return false;
     if (answer->header.disk.value != disk.value || answer->header.first != first || answer->header.count != count) {
-      spdlog::error("{} answered for other blocks than asked: disk compared as wholly different",
+      spdlog::error("backup {} answered for other blocks than asked: disk compared as wholly different",
                     to_string(target.to.backup));
       own_digests.assign(count, {});
     }
@@ -151,7 +151,7 @@ bool FullSync::send_blocks() {
   for (Target& target : targets_) {
     const std::vector<BlockRef> blocks = std::exchange(target.blocks, {});
     if (!blocks.empty()) {
-      spdlog::info("full sync: {} disk blocks of {} KiB to {}", blocks.size(), kSyncBlockSize >> 10,
+      spdlog::info("full sync: {} disk blocks of {} KiB to backup {}", blocks.size(), kSyncBlockSize >> 10,
                    to_string(target.to.backup));
     }
     for (std::size_t i = 0; i < blocks.size();) {

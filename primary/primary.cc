@@ -93,7 +93,7 @@ void Primary::connect(const protocol::session::SecretKey& key) {
   for (const BackupAddress& backup : impl_->options.backups) {
     auto link = connect_to(backup, key, deadline, impl_->options.silence_timeout, impl_->mailbox);
     if (link) {
-      spdlog::info("backup{} is {}", impl_->shippers.size(), to_string(backup.address));
+      spdlog::info("backup {} is {}", impl_->shippers.size(), to_string(backup.address));
       ++connected;
     }
     impl_->shippers.push_back(link ? std::make_unique<Shipper>(std::move(link)) : nullptr);

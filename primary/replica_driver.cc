@@ -126,12 +126,12 @@ void ReplicaDriver::carry_out(const event::Send& effect) {
 }
 
 void ReplicaDriver::carry_out(const event::StartFullSync& effect) {
-  spdlog::info("{}: full sync begins", to_string(effect.backup));
+  spdlog::info("backup {}: full sync begins", to_string(effect.backup));
   mailbox_.start_full_sync(effect.backup);
 }
 
 void ReplicaDriver::carry_out(const event::Protected& effect) {
-  spdlog::info("{}: protecting: from here on it can take over", to_string(effect.backup));
+  spdlog::info("backup {}: protecting: from here on it can take over", to_string(effect.backup));
   protecting_.insert(effect.backup);
   statistics_.set_backups(protecting_.size());
 }
@@ -139,7 +139,7 @@ void ReplicaDriver::carry_out(const event::Protected& effect) {
 void ReplicaDriver::carry_out(const event::Committed& effect) { on_commit_(effect.epoch, effect.durable_first); }
 
 void ReplicaDriver::carry_out(const event::DropBackup& effect) {
-  spdlog::warn("{}: dropped: {}", to_string(effect.backup), effect.reason);
+  spdlog::warn("backup {}: dropped: {}", to_string(effect.backup), effect.reason);
   Shipper* shipper = shippers_.at(effect.backup.value);
   if (shipper != nullptr) shipper->retire();
   mailbox_.dropped(effect.backup);

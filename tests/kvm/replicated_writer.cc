@@ -1,5 +1,8 @@
 // A primary to be killed: runs the page_writer guest's kMix computation, protected by the backup at a port of
 // loopback. Prints "protected" once the first epoch is committed.
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -15,6 +18,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: replicated_writer PORT SECRET-KEY PEER-KEY MEMORY-MIB PAGES SEED STEPS\n");
     return 2;
   }
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("primary"));  // standard output is for the test
   const auto number = [&](int i) { return std::strtoull(argv[i], nullptr, 10); };
   try {
     protocol::session::initialize_crypto();

@@ -124,7 +124,9 @@ TEST_F(Replication, KilledAtRandomMomentsTheComputationEndsAsIfNothingHadHappene
     const auto backends = no_backends();
     auto end = std::async(std::launch::async, [&] { return backup.run(*backends); });
     WriterProcess primary(backup.port(), folder_ + "/a", folder_ + "/b.pub");
-    ASSERT_TRUE(primary.wait_until_protected());
+    const bool is_protected = primary.wait_until_protected();
+    if (!is_protected) backup.stop();
+    ASSERT_TRUE(is_protected);
     std::this_thread::sleep_for(std::chrono::milliseconds(random() % 300));  // the random moment
     primary.kill();
     const backup::BackupEnd result = end.get();

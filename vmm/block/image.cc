@@ -18,7 +18,7 @@
 namespace pollux::vmm {
 namespace {
 
-constexpr std::size_t kZeroChunk = 64 * 1024;
+constexpr std::size_t kZeroChunk = std::size_t{64} * 1024;
 
 UsageError refuse(const std::string& path, const std::string& why) {
   return UsageError("disk image " + path + ": " + why);

@@ -14,8 +14,9 @@ class VirtioConsole final : public VirtioFunction {
   static constexpr QueueIndex kTransmitQueue{1};
   static constexpr std::uint16_t kQueueSize = 64;
   // Input beyond this, and beyond the driver's buffers, is dropped and logged.
-  static constexpr std::size_t kMaxWaitingInput = 64 * 1024;
-  static constexpr std::size_t kMaxOutputBytes = 64 * 1024;  // of one request; the rest is dropped
+  static constexpr std::size_t kMaxWaitingInput = std::size_t{64} * 1024;
+  static constexpr std::size_t kMaxOutputBytes =
+      std::size_t{64} * 1024;  // of one request; the rest is dropped
   static constexpr unsigned kRequestsPerServe = kQueueSize;
 
   explicit VirtioConsole(OutputGate& output) : output_(output) {}
