@@ -117,6 +117,7 @@ BackupEnd Backup::Impl::take_over(ReplicationSession& session, const SessionOutc
   const auto restored = vmm::Machine::restore(image.config(), image.take_memory(), image.state(), backends, input, output);
   timeline.promoted = now();
   restored->announce();
+  output.watch_for_first_frame();
   restored->resume();
   {
     const std::lock_guard lock(timeline_mutex);

@@ -36,8 +36,11 @@ class PromotedOutput final : public vmm::OutputGate {
   PromotedOutput(vmm::Backends& backends, std::function<void()> on_first_frame)
       : pass_(backends), on_first_frame_(std::move(on_first_frame)) {}
 
+  // From here on a frame is the guest's own: what came before was the announcement.
+  void watch_for_first_frame() { watching_ = true; }
+
   [[nodiscard]] bool transmit(vmm::NicIndex nic, ByteView frame) override {
-    if (!seen_.exchange(true)) on_first_frame_();
+    if (watching_.exchange(false)) on_first_frame_();
     return pass_.transmit(nic, frame);
   }
   void on_room(std::function<void()> callback) override { pass_.on_room(std::move(callback)); }
@@ -56,7 +59,7 @@ class PromotedOutput final : public vmm::OutputGate {
  private:
   vmm::PassThroughOutput pass_;
   std::function<void()> on_first_frame_;
-  std::atomic<bool> seen_ = false;
+  std::atomic<bool> watching_ = false;
 };
 
 }  // namespace pollux::backup

@@ -32,6 +32,7 @@ ReplicationSession::ReplicationSession(std::unique_ptr<protocol::Link> link, vmm
 
 ReplicationSession::~ReplicationSession() {
   link_->set_activity_callback([] {});
+  applier_.reset();  // its thread posts to the members below it
 }
 
 void ReplicationSession::stop() {

@@ -2,6 +2,7 @@
 // a plain memcpy of as many pages in the same run. A real machine on /dev/kvm, protected by a real backup through
 // the real link on loopback.
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -124,6 +125,7 @@ int run(int argc, char** argv) {
   app.add_option("--epochs", epochs, "epochs to measure for each row")->capture_default_str();
   app.add_option("--pages", page_counts, "pages dirtied in each epoch, one row each");
   CLI11_PARSE(app, argc, argv);
+  spdlog::set_level(spdlog::level::warn);
 
   fmt::print("Target: p50 pause <= 2 x memcpy of as many pages + 300 us. Times in us, bytes in KiB.\n");
   fmt::print("{:>6} {:>7} {:>10} {:>10} {:>10} {:>10} {:>7} {:>11} {:>11} {:>10}\n", "pages", "dirtied", "memcpy",
