@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "cli/config_file.h"
 #include "cli/commands.h"
 #include "cli/exit_code.h"
 #include "cli/host_options.h"
@@ -74,8 +75,7 @@ void add_backup(CLI::App& app, int& exit_code) {
   command->add_option("--staging", options->staging, "memory for records that are not yet applied")->capture_default_str();
   command->add_option("--timeline", options->timeline, "write the failover's timeline to this JSON file")->type_name("FILE");
   options->host.add_to(*command);
-  command->set_config("--config", "", "read options from this TOML file");
-  command->allow_config_extras(CLI::config_extras_mode::error);
+  add_config_option(*command);
   command->footer("The machine comes from the primary: give only this host's disks and TAPs, in the primary's order.");
   command->callback([options, &exit_code] { exit_code = run_backup(*options); });
 }

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/error.h"
+#include "cli/config_file.h"
 
 namespace pollux::cli {
 namespace {
@@ -22,8 +23,7 @@ void MachineOptions::add_to(CLI::App& app) {
   app.add_option("--cpus", vcpus_, "virtual CPUs, 1 to 8")->capture_default_str();
   app.add_option("--dirty-log", dirty_log_, "how KVM reports dirty pages: ring, bitmap or auto")->capture_default_str();
   host_.add_to(app);
-  app.set_config("--config", "", "read options from this TOML file");
-  app.allow_config_extras(CLI::config_extras_mode::error);
+  add_config_option(app);
 }
 
 void MachineOptions::check() const {

@@ -3,10 +3,14 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
+#include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/config_file.h"
 #include "cli/exit_code.h"
 
 namespace {
@@ -57,7 +61,9 @@ int main(int argc, char** argv) {
   cli::add_backup(app, exit_code);
   cli::add_keygen(app, exit_code);
   try {
-    app.parse(argc, argv);
+    std::vector<std::string> arguments = cli::with_config_file(argc, argv);
+    std::reverse(arguments.begin(), arguments.end());  // as parse() wants a vector
+    app.parse(std::move(arguments));
     return exit_code;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);

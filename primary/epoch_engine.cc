@@ -89,8 +89,7 @@ std::optional<MachineExit> EpochEngine::wait(std::chrono::nanoseconds time) {
 void EpochEngine::close_epoch() {
   const EpochId epoch = closed_.next();
   pages_ = zero_pages_ = bytes_ = 0;
-  ship(message_parcel(protocol::EpochOpen{epoch}));
-
+  open_shipped_ = false;
   const Clock::time_point paused_at = Clock::now();
   machine_.pause();
   const std::vector<Gfn> dirty = machine_.harvest_dirty_pages();
@@ -104,19 +103,19 @@ void EpochEngine::close_epoch() {
   std::uint64_t disk_operations = 0;
   for (const Parcel& parcel : epoch_disk_parcels(held)) {
     disk_operations += std::get<protocol::EpochDiskWrites>(parcel.message).operations.size();
-    ship(parcel);
+    ship_in_epoch(parcel);
   }
   {
     const std::lock_guard lock(in_flight_mutex_);
     in_flight_.push_back({epoch, paused_at});
   }
-  closed_ = epoch;
-  statistics_.epoch_closed({epoch, pause, dirty.size(), bytes_ + state->size()});
-  // Before the close is on its way: its acknowledgement must find the epoch closed.
-  post_(protocol::primary::EpochClosed{epoch, held->flushed});
   const protocol::EpochClose close{epoch,         pages_, zero_pages_, disk_operations, held->flushed,
                                    static_cast<std::uint32_t>(state->size())};
-  ship(state_parcel(close, state));
+  // Before the close is on its way: its acknowledgement must find the epoch closed.
+  post_(protocol::primary::EpochClosed{epoch, held->flushed});
+  ship_in_epoch(state_parcel(close, state));
+  closed_ = epoch;
+  statistics_.epoch_closed({epoch, pause, dirty.size(), bytes_});
 }
 
 // Copies into the pool. When that is exhausted, the full chunks go out and the guest is held until one returns.
@@ -143,7 +142,14 @@ void EpochEngine::ship_pages(std::unique_ptr<const PageChunk> chunk) {
   const auto batch = make_batch(std::move(chunk));
   pages_ += batch->pages;
   zero_pages_ += batch->zero_pages;
-  ship(epoch_pages_parcel(closed_.next(), batch));
+  ship_in_epoch(epoch_pages_parcel(closed_.next(), batch));
+}
+
+// Nothing is shipped before the resume, unless the pool is exhausted: the shippers, the links' threads and the backups'
+// answers would take processors from the pause.
+void EpochEngine::ship_in_epoch(const Parcel& parcel) {
+  if (!std::exchange(open_shipped_, true)) ship(message_parcel(protocol::EpochOpen{closed_.next()}));
+  ship(parcel);
 }
 
 void EpochEngine::ship(const Parcel& parcel) {

@@ -59,6 +59,7 @@ class EpochEngine {
   void close_epoch();
   std::vector<std::unique_ptr<PageChunk>> copy_pages(const std::vector<vmm::Gfn>& gfns);
   void ship_pages(std::unique_ptr<const PageChunk> chunk);
+  void ship_in_epoch(const Parcel& parcel);
   void ship(const Parcel& parcel);
   void finish(const vmm::MachineExit& exit);
   void lose_protection();
@@ -79,6 +80,7 @@ class EpochEngine {
   std::uint64_t pages_ = 0;
   std::uint64_t zero_pages_ = 0;
   std::uint64_t bytes_ = 0;
+  bool open_shipped_ = false;
 
   std::mutex in_flight_mutex_;
   std::deque<ClosedEpoch> in_flight_;  // closed, not committed; at most kMaxEpochsInFlight

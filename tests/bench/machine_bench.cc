@@ -44,8 +44,9 @@ void measure(vmm::DirtyLog log, std::uint64_t pages) {
     save.push_back(microseconds([&] { (void)machine.save(); }));
     resume.push_back(microseconds([&] { machine.resume(); }));
   }
-  fmt::print("{:>6} {:>7} {:>7} {:>9.0f} {:>9.0f} {:>9.0f} {:>9.0f}\n", log == vmm::DirtyLog::kRing ? "ring" : "bitmap",
-             pages, dirty, median(pause), median(harvest), median(save), median(resume));
+  fmt::print("{:>6} {:>7} {:>7} {:>9.0f} {:>9.0f} {:>9.0f} {:>9.0f}\n",
+             log == vmm::DirtyLog::kRing ? "ring" : "bitmap", pages, dirty, median(pause), median(harvest),
+             median(save), median(resume));
 }
 
 }  // namespace
@@ -54,7 +55,8 @@ void measure(vmm::DirtyLog log, std::uint64_t pages) {
 int main() {
   using pollux::vmm::DirtyLog;
   fmt::print("Medians of {} rounds, in us; 1 vCPU, 256 MiB.\n", pollux::kRounds);
-  fmt::print("{:>6} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9}\n", "log", "pages", "dirty", "pause", "harvest", "save", "resume");
+  fmt::print("{:>6} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9}\n", "log", "pages", "dirty", "pause", "harvest",
+             "save", "resume");
   for (const DirtyLog log : {DirtyLog::kRing, DirtyLog::kBitmap}) {
     for (const std::uint64_t pages : {1u, 64u, 1024u, 4096u, 16384u}) pollux::measure(log, pages);
   }

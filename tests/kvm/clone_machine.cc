@@ -1,8 +1,9 @@
 // clone_machine: runs a stock kernel and, again and again, moves it into a fresh machine.
 //
-// Every interval: pause, save(), a copy of all memory, restore() into a new machine of the same process, resume. The
-// guest's console goes on on standard output, so one sees (or a test checks) that it notices nothing. Prints what each
-// step cost. For the lab and for real hardware; it needs a KVM that can boot a kernel.
+// Every interval: pause, save(), a copy of all memory, restore() into a new machine of the same process,
+// resume. The guest's console goes on on standard output, so one sees (or a test checks) that it notices
+// nothing. Prints what each step cost. For the lab and for real hardware; it needs a KVM that can boot a
+// kernel.
 #include <fmt/format.h>
 
 #include <chrono>
@@ -69,8 +70,8 @@ std::unique_ptr<vmm::Machine> move_machine(std::unique_ptr<vmm::Machine> machine
   machine.reset();
   start = Clock::now();
   machine = vmm::Machine::restore(config, std::move(memory), state, backends, input, output);
-  fmt::print(stderr, "moved: pause {} us, save {} us ({} bytes), restore {} us\n", pause_us, save_us, state.size(),
-             microseconds_since(start));
+  fmt::print(stderr, "moved: pause {} us, save {} us ({} bytes), restore {} us\n", pause_us, save_us,
+             state.size(), microseconds_since(start));
   machine->resume();
   return machine;
 }
@@ -82,7 +83,8 @@ int run(const Arguments& arguments) {
     disks.push_back(std::make_unique<vmm::Image>(arguments.disk, false));
     config.disks.push_back({disks.front()->size(), false});
   }
-  vmm::Backends backends(std::move(disks), {}, vmm::open_console("stdio", [] {}), vmm::open_console("none", [] {}));
+  vmm::Backends backends(std::move(disks), {}, vmm::open_console("stdio", [] {}),
+                         vmm::open_console("none", [] {}));
   config.memory_bytes = arguments.memory;
   config.vcpus = arguments.vcpus;
   vmm::PassThroughInput input;

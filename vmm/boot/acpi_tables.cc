@@ -133,17 +133,19 @@ Bytes virtio_device(std::uint32_t slot) {
   const std::string name = std::string("VIO") + digits[slot];
   const auto window = static_cast<std::uint32_t>(layout::virtio_window(slot).value);
   return aml::device(
-      name, {aml::name("_HID", aml::string("LNRO0005")),  // what Linux's virtio_mmio driver looks for
-             aml::name("_UID", aml::integer(slot)), aml::name("_CCA", aml::integer(1)),
-             aml::name("_CRS", aml::resource_template({aml::memory32_fixed(window, layout::kVirtioStride),
-                                                       aml::extended_interrupt(layout::virtio_gsi(slot).value)}))});
+      name,
+      {aml::name("_HID", aml::string("LNRO0005")),  // what Linux's virtio_mmio driver looks for
+       aml::name("_UID", aml::integer(slot)), aml::name("_CCA", aml::integer(1)),
+       aml::name("_CRS", aml::resource_template({aml::memory32_fixed(window, layout::kVirtioStride),
+                                                 aml::extended_interrupt(layout::virtio_gsi(slot).value)}))});
 }
 
 Bytes serial_port() {
-  return aml::device("COM1",
-                     {aml::name("_HID", aml::eisa_id("PNP0501")), aml::name("_UID", aml::integer(0)),
-                      aml::name("_CRS", aml::resource_template({aml::io_ports(layout::kSerialPort, layout::kSerialPorts),
-                                                                aml::isa_interrupt(layout::kSerialGsi.value)}))});
+  return aml::device(
+      "COM1",
+      {aml::name("_HID", aml::eisa_id("PNP0501")), aml::name("_UID", aml::integer(0)),
+       aml::name("_CRS", aml::resource_template({aml::io_ports(layout::kSerialPort, layout::kSerialPorts),
+                                                 aml::isa_interrupt(layout::kSerialGsi.value)}))});
 }
 
 Bytes dsdt(const MachineConfig& config) {

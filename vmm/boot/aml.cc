@@ -9,7 +9,8 @@ namespace {
 
 // Opcodes (20.3, table 20.2).
 constexpr std::uint8_t kZero = 0x00, kOne = 0x01, kName = 0x08, kBytePrefix = 0x0a, kWordPrefix = 0x0b;
-constexpr std::uint8_t kDwordPrefix = 0x0c, kStringPrefix = 0x0d, kQwordPrefix = 0x0e, kScope = 0x10, kBuffer = 0x11;
+constexpr std::uint8_t kDwordPrefix = 0x0c, kStringPrefix = 0x0d, kQwordPrefix = 0x0e, kScope = 0x10,
+                       kBuffer = 0x11;
 constexpr std::uint8_t kPackage = 0x12, kExtended = 0x5b, kDevice = 0x82;
 
 void append(Bytes& bytes, const Bytes& more) { bytes.insert(bytes.end(), more.begin(), more.end()); }
@@ -33,8 +34,8 @@ Bytes name_string(std::string_view name) {
   return bytes;
 }
 
-// A term with its PkgLength (20.2.4), which counts itself: one byte up to 63, else four more bits in the first byte
-// and the rest in up to three more.
+// A term with its PkgLength (20.2.4), which counts itself: one byte up to 63, else four more bits in the
+// first byte and the rest in up to three more.
 Bytes with_length(Bytes start, const Bytes& body) {
   constexpr std::size_t kOneByte = 0x3f;
   if (body.size() + 1 <= kOneByte) {

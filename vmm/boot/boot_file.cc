@@ -27,7 +27,8 @@ Bytes read_boot_file(const std::string& option, const std::string& path, std::ui
   if (::fstat(fd.get(), &status) < 0) refuse(option, path, std::strerror(errno));
   if (!S_ISREG(status.st_mode)) refuse(option, path, "not a regular file");
   if (status.st_size <= 0) refuse(option, path, "empty");
-  if (static_cast<std::uint64_t>(status.st_size) > limit) refuse(option, path, "too large for the guest's memory");
+  if (static_cast<std::uint64_t>(status.st_size) > limit)
+    refuse(option, path, "too large for the guest's memory");
   Bytes bytes(static_cast<std::size_t>(status.st_size));
   for (std::size_t done = 0; done < bytes.size();) {
     const auto got = ::read(fd.get(), bytes.data() + done, bytes.size() - done);

@@ -25,7 +25,8 @@ struct Placed {
 // As high as allowed, for the kernel unpacks itself from below.
 Placed load_initrd(const std::string& path, const LoadedKernel& kernel, GuestMemory& memory) {
   if (path.empty()) return {};
-  const std::uint64_t limit = std::min<std::uint64_t>(kernel.initrd_limit, memory.regions().front().bytes.size());
+  const std::uint64_t limit =
+      std::min<std::uint64_t>(kernel.initrd_limit, memory.regions().front().bytes.size());
   const std::uint64_t room = limit > kernel.end.value ? limit - kernel.end.value : 0;
   const Bytes file = read_boot_file("initrd", path, room);
   const GuestAddress start{(limit - file.size()) & ~(kPageSize - 1)};

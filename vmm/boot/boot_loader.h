@@ -9,8 +9,8 @@ namespace pollux::vmm::boot {
 // Smaller machines have no room for the boot data and a kernel.
 inline constexpr std::uint64_t kMinMemory = std::uint64_t{4} << 20;
 
-// Kernel, initrd, command line, zero page, page tables, ACPI tables of `config`. Returns the entry point, to be entered
-// as long_mode.h says. Throws UsageError for what the user gave wrong.
+// Kernel, initrd, command line, zero page, page tables, ACPI tables of `config`. Returns the entry point, to
+// be entered as long_mode.h says. Throws UsageError for what the user gave wrong.
 GuestAddress load_guest(const MachineConfig& config, const BootSource& source, GuestMemory& memory);
 
 }  // namespace pollux::vmm::boot

@@ -66,7 +66,8 @@ LoadedKernel load_bzimage(const std::string& path, ByteView file, GuestMemory& m
   if (file.size() <= setup_bytes + kEntryOffset) refuse(path, "truncated");
   const ByteView code = file.subspan(setup_bytes);
   constexpr std::uint64_t kParagraph = 16;  // syssize counts these
-  if (code.size() < kernel.header.syssize * kParagraph - std::min<std::uint64_t>(kernel.header.syssize, 1) * (kParagraph - 1)) {
+  if (code.size() < kernel.header.syssize * kParagraph -
+                        std::min<std::uint64_t>(kernel.header.syssize, 1) * (kParagraph - 1)) {
     refuse(path, "truncated");
   }
   const std::uint64_t ram_end = memory.regions().front().bytes.size();

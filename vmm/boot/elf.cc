@@ -13,8 +13,8 @@ namespace pollux::vmm::boot {
 namespace {
 
 constexpr std::size_t kMaxProgramHeaders = 64;
-// What Linux kernels of this format take, for want of a header that says it: COMMAND_LINE_SIZE less the zero, and
-// initrd_addr_max of the bzImage made from the same kernel.
+// What Linux kernels of this format take, for want of a header that says it: COMMAND_LINE_SIZE less the zero,
+// and initrd_addr_max of the bzImage made from the same kernel.
 constexpr std::size_t kCommandLineLimit = 2047;
 constexpr std::uint64_t kInitrdLimit = 0x8000'0000;
 
@@ -31,7 +31,8 @@ Elf64_Ehdr read_header(const std::string& path, ByteView file) {
     refuse(path, "not an ELF64 file for x86-64");
   }
   if (header.e_type != ET_EXEC) refuse(path, "not an ELF executable with fixed addresses");
-  if (header.e_phentsize != sizeof(Elf64_Phdr) || header.e_phnum == 0 || header.e_phnum > kMaxProgramHeaders) {
+  if (header.e_phentsize != sizeof(Elf64_Phdr) || header.e_phnum == 0 ||
+      header.e_phnum > kMaxProgramHeaders) {
     refuse(path, "bad ELF program header table");
   }
   const std::size_t table = header.e_phnum * sizeof(Elf64_Phdr);
@@ -59,8 +60,10 @@ std::vector<Elf64_Phdr> read_segments(const std::string& path, ByteView file, co
   return segments;
 }
 
-// Above the first megabyte, where the boot data are, and below the 32-bit hole, which the entry's page tables map.
-void check_placement(const std::string& path, const std::vector<Elf64_Phdr>& segments, std::uint64_t ram_end) {
+// Above the first megabyte, where the boot data are, and below the 32-bit hole, which the entry's page tables
+// map.
+void check_placement(const std::string& path, const std::vector<Elf64_Phdr>& segments,
+                     std::uint64_t ram_end) {
   std::uint64_t free_from = layout::kOneMiB.value;
   for (const Elf64_Phdr& segment : segments) {
     if (segment.p_paddr < layout::kOneMiB.value) refuse(path, "ELF segment below 1 MiB");
@@ -74,7 +77,9 @@ void check_placement(const std::string& path, const std::vector<Elf64_Phdr>& seg
 
 }  // namespace
 
-bool is_elf(ByteView file) { return file.size() >= SELFMAG && std::memcmp(file.data(), ELFMAG, SELFMAG) == 0; }
+bool is_elf(ByteView file) {
+  return file.size() >= SELFMAG && std::memcmp(file.data(), ELFMAG, SELFMAG) == 0;
+}
 
 LoadedKernel load_elf(const std::string& path, ByteView file, GuestMemory& memory) {
   const Elf64_Ehdr header = read_header(path, file);

@@ -12,15 +12,16 @@ namespace pollux::vmm::boot {
 
 struct LoadedKernel {
   GuestAddress entry;
-  // One past what the kernel occupies, including what it clears or unpacks itself into before it looks at e820.
+  // One past what the kernel occupies, including what it clears or unpacks itself into before it looks at
+  // e820.
   GuestAddress end;
-  std::uint64_t initrd_limit = 0;  // the initrd's last byte is below this
+  std::uint64_t initrd_limit = 0;      // the initrd's last byte is below this
   std::size_t command_line_limit = 0;  // without the terminating zero
   setup_header header{};               // for the zero page
 };
 
-// Each throws UsageError naming `path` for anything that is malformed, not supported, or too large for the memory.
-// No field of the file is trusted.
+// Each throws UsageError naming `path` for anything that is malformed, not supported, or too large for the
+// memory. No field of the file is trusted.
 LoadedKernel load_kernel(const std::string& path, ByteView file, GuestMemory& memory);
 
 // The two formats, for load_kernel().

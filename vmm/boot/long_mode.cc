@@ -45,7 +45,8 @@ void put(GuestMemory& memory, GuestAddress address, std::uint64_t value) {
 }  // namespace
 
 void write_long_mode_tables(GuestMemory& memory) {
-  const GuestAddress top = layout::kPageTables, pointers = top + kPageSize, directories = pointers + kPageSize;
+  const GuestAddress top = layout::kPageTables, pointers = top + kPageSize,
+                     directories = pointers + kPageSize;
   put(memory, top, pointers.value | kPresentWritable);
   for (std::uint64_t i = 0; i < kDirectories; ++i) {
     put(memory, pointers + i * 8, (directories.value + i * kPageSize) | kPresentWritable);

@@ -1,5 +1,6 @@
-// The CPU state of the 64-bit boot protocol (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"): long mode,
-// paging with an identity mapping, __BOOT_CS and __BOOT_DS loaded, interrupts off, RSI at the zero page.
+// The CPU state of the 64-bit boot protocol (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"): long
+// mode, paging with an identity mapping, __BOOT_CS and __BOOT_DS loaded, interrupts off, RSI at the zero
+// page.
 #pragma once
 
 #include "vmm/kvm/kvm_abi.h"

@@ -15,7 +15,8 @@ void remove_leaf(CpuidTable& table, std::uint32_t function) {
   std::erase_if(table, [=](const kvm_cpuid_entry2& entry) { return entry.function == function; });
 }
 
-kvm_cpuid_entry2 topology_level(std::uint32_t index, std::uint32_t type, std::uint32_t shift, std::uint32_t count) {
+kvm_cpuid_entry2 topology_level(std::uint32_t index, std::uint32_t type, std::uint32_t shift,
+                                std::uint32_t count) {
   kvm_cpuid_entry2 entry{};
   entry.function = 0xb;
   entry.index = index;
@@ -26,7 +27,8 @@ kvm_cpuid_entry2 topology_level(std::uint32_t index, std::uint32_t type, std::ui
   return entry;
 }
 
-// Leaf 0xb (Intel SDM vol. 2A; also AMD APM vol. 3): level 0 is threads of a core, level 1 cores of the socket.
+// Leaf 0xb (Intel SDM vol. 2A; also AMD APM vol. 3): level 0 is threads of a core, level 1 cores of the
+// socket.
 void set_topology(CpuidTable& table, std::uint32_t vcpus) {
   remove_leaf(table, 0xb);
   remove_leaf(table, 0x1f);  // the same with more levels; without it 0xb is used

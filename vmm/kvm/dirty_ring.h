@@ -14,8 +14,8 @@ class DirtyRing {
   DirtyRing() = default;  // no ring: nothing to harvest
   DirtyRing(const Vm& vm, const Fd& vcpu);
 
-  // Moves every entry into GuestMemory::dirty(); true when there was any, and then Vm::reset_dirty_rings() must
-  // follow before the vCPU runs.
+  // Moves every entry into GuestMemory::dirty(); true when there was any, and then Vm::reset_dirty_rings()
+  // must follow before the vCPU runs.
   bool harvest(Vm& vm);
 
  private:

@@ -59,7 +59,8 @@ int checked_ioctl(const Fd& fd, unsigned long request, const char* name, unsigne
 System::System() : fd_(::open("/dev/kvm", O_RDWR | O_CLOEXEC)) {
   if (!fd_) throw UsageError(errno_error("open", "/dev/kvm").what());
   const int version = checked_ioctl(fd_, KVM_GET_API_VERSION, "KVM_GET_API_VERSION");
-  if (version != KVM_API_VERSION) throw KvmError("KVM has API version " + std::to_string(version) + ", not 12");
+  if (version != KVM_API_VERSION)
+    throw KvmError("KVM has API version " + std::to_string(version) + ", not 12");
   std::string missing;
   for (const Required& required : kRequired) {
     if (capability(required.number) > 0) continue;
@@ -67,7 +68,8 @@ System::System() : fd_(::open("/dev/kvm", O_RDWR | O_CLOEXEC)) {
     missing += required.name;
   }
   if (!missing.empty()) throw KvmError("KVM on this host lacks: " + missing);
-  run_area_bytes_ = static_cast<std::size_t>(checked_ioctl(fd_, KVM_GET_VCPU_MMAP_SIZE, "KVM_GET_VCPU_MMAP_SIZE"));
+  run_area_bytes_ =
+      static_cast<std::size_t>(checked_ioctl(fd_, KVM_GET_VCPU_MMAP_SIZE, "KVM_GET_VCPU_MMAP_SIZE"));
 }
 
 int System::capability(long number) const {

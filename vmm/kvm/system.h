@@ -24,7 +24,8 @@ int checked_ioctl(const Fd& fd, unsigned long request, const char* name, unsigne
 
 class System {
  public:
-  // Throws UsageError when /dev/kvm cannot be opened, KvmError when it lacks something, naming all of it in one line.
+  // Throws UsageError when /dev/kvm cannot be opened, KvmError when it lacks something, naming all of it in
+  // one line.
   System();
 
   [[nodiscard]] const Fd& fd() const { return fd_; }
@@ -32,7 +33,8 @@ class System {
   [[nodiscard]] int capability(long number) const;
   [[nodiscard]] std::size_t run_area_bytes() const { return run_area_bytes_; }
   [[nodiscard]] std::vector<kvm_cpuid_entry2> supported_cpuid() const;
-  // The MSRs this KVM says belong to a vCPU's state (KVM_GET_MSR_INDEX_LIST); not all can be read by every guest.
+  // The MSRs this KVM says belong to a vCPU's state (KVM_GET_MSR_INDEX_LIST); not all can be read by every
+  // guest.
   [[nodiscard]] std::vector<std::uint32_t> msr_indices() const;
 
  private:

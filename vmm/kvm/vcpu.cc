@@ -17,16 +17,17 @@ namespace {
 constexpr std::array<std::uint32_t, 12> kFixedMtrrs{0x250, 0x258, 0x259, 0x268, 0x269, 0x26a,
                                                     0x26b, 0x26c, 0x26d, 0x26e, 0x26f, msr::kMtrrDefaultType};
 
-// Registers of features the guest's CPUID does not have (machine_cpuid()): reading them in every epoch's pause would
-// only cost time.
+// Registers of features the guest's CPUID does not have (machine_cpuid()): reading them in every epoch's
+// pause would only cost time.
 bool is_hidden(std::uint32_t index) {
-  const auto within = [index](std::uint32_t first, std::uint32_t last) { return index >= first && index <= last; };
+  const auto within = [index](std::uint32_t first, std::uint32_t last) {
+    return index >= first && index <= last;
+  };
   return within(0xc1, 0xd0) || within(0x186, 0x195) || within(0x309, 0x30c) || within(0x345, 0x345) ||
          within(0x38d, 0x390) || within(0x3f1, 0x3f2) || within(0x4c1, 0x4c8) ||  // Intel's PMU
          within(0x480, 0x491) ||                                                  // VMX capabilities
          within(0xc001'0000, 0xc001'0007) || within(0xc001'0200, 0xc001'020f) ||  // AMD's PMU
-         within(0xc000'0300, 0xc000'0303) ||
-         within(0x4000'0000, 0x4000'01ff);  // Hyper-V
+         within(0xc000'0300, 0xc000'0303) || within(0x4000'0000, 0x4000'01ff);    // Hyper-V
 }
 
 kvm_msrs* as_msrs(std::vector<std::uint64_t>& buffer) { return reinterpret_cast<kvm_msrs*>(buffer.data()); }
@@ -123,7 +124,8 @@ void Vcpu::set_msr(std::uint32_t index, std::uint64_t value) const {
 void Vcpu::find_readable_msrs() {
   std::vector<std::uint32_t> indices = vm_.system().msr_indices();
   indices.insert(indices.end(), kFixedMtrrs.begin(), kFixedMtrrs.end());
-  for (auto index = msr::kMtrrVariableFirst; index <= msr::kMtrrVariableLast; ++index) indices.push_back(index);
+  for (auto index = msr::kMtrrVariableFirst; index <= msr::kMtrrVariableLast; ++index)
+    indices.push_back(index);
   std::sort(indices.begin(), indices.end());
   indices.erase(std::unique(indices.begin(), indices.end()), indices.end());
   for (const std::uint32_t index : indices) {
@@ -147,8 +149,8 @@ void Vcpu::capture_msrs() {
 }
 
 const VcpuState& Vcpu::capture() {
-  // MP state first: reading it makes KVM apply a pending INIT or SIPI, which changes the registers; events last
-  // but one: reading them moves a pending exception out of where it would be read otherwise.
+  // MP state first: reading it makes KVM apply a pending INIT or SIPI, which changes the registers; events
+  // last but one: reading them moves a pending exception out of where it would be read otherwise.
   checked_ioctl(fd_, KVM_GET_MP_STATE, "KVM_GET_MP_STATE", &state_.mp_state);
   checked_ioctl(fd_, KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS", &state_.events);
   checked_ioctl(fd_, KVM_GET_REGS, "KVM_GET_REGS", &state_.registers);
@@ -172,8 +174,9 @@ void Vcpu::restore_tsc_frequency(std::uint32_t khz) const {
                state_.tsc_khz);
 }
 
-// The deadline comes last: KVM drops it unless the APIC's timer is in deadline mode already, and compares it with the
-// TSC. An MSR that cannot be set is accepted when it has the value wanted (read-only capability registers).
+// The deadline comes last: KVM drops it unless the APIC's timer is in deadline mode already, and compares it
+// with the TSC. An MSR that cannot be set is accepted when it has the value wanted (read-only capability
+// registers).
 void Vcpu::restore_msrs(const VcpuState& state, std::uint64_t elapsed_ns) const {
   for (kvm_msr_entry entry : state.msrs) {
     if (entry.index == msr::kTscDeadline) continue;
@@ -182,7 +185,8 @@ void Vcpu::restore_msrs(const VcpuState& state, std::uint64_t elapsed_ns) const 
     kvm_msr_entry present{};
     present.index = entry.index;
     if (try_get_msr(present) && present.data == entry.data) continue;
-    throw KvmError(fmt::format("KVM refused to set MSR {:#x} of vCPU {} to {:#x}", entry.index, id_, entry.data));
+    throw KvmError(
+        fmt::format("KVM refused to set MSR {:#x} of vCPU {} to {:#x}", entry.index, id_, entry.data));
   }
 }
 
@@ -199,14 +203,15 @@ void Vcpu::restore(const VcpuState& state, std::uint64_t elapsed_ns) {
   checked_ioctl(fd_, KVM_SET_DEBUGREGS, "KVM_SET_DEBUGREGS", &state.debug);
   restore_msrs(state, elapsed_ns);
   checked_ioctl(fd_, KVM_SET_LAPIC, "KVM_SET_LAPIC", &state.lapic);
-  const auto deadline = std::find_if(state.msrs.begin(), state.msrs.end(),
-                                     [](const kvm_msr_entry& entry) { return entry.index == msr::kTscDeadline; });
+  const auto deadline = std::find_if(state.msrs.begin(), state.msrs.end(), [](const kvm_msr_entry& entry) {
+    return entry.index == msr::kTscDeadline;
+  });
   if (deadline != state.msrs.end() && deadline->data != 0) set_msr(msr::kTscDeadline, deadline->data);
   set_registers(state.registers);
   checked_ioctl(fd_, KVM_SET_VCPU_EVENTS, "KVM_SET_VCPU_EVENTS", &state.events);
   checked_ioctl(fd_, KVM_SET_MP_STATE, "KVM_SET_MP_STATE", &state.mp_state);
-  // The guest may have been away for long: keeps its soft-lockup watchdog quiet. Refused when the guest has no
-  // kvmclock, which is fine.
+  // The guest may have been away for long: keeps its soft-lockup watchdog quiet. Refused when the guest has
+  // no kvmclock, which is fine.
   [[maybe_unused]] const int told = ::ioctl(fd_.get(), KVM_KVMCLOCK_CTRL, 0);
 }
 

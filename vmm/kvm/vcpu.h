@@ -38,10 +38,11 @@ class Vcpu {
   [[nodiscard]] std::byte* run_bytes() const { return run_.bytes(); }
 
   enum class Ran { kExited, kInterrupted };
-  // Enters the guest; when kExited, run_area() says why. Throws KvmError when KVM cannot run this vCPU at all.
+  // Enters the guest; when kExited, run_area() says why. Throws KvmError when KVM cannot run this vCPU at
+  // all.
   Ran run();
-  // From any thread: makes the present or the next run() return as soon as it has completed pending I/O, and every
-  // later one too, until allow_run(). (A thread blocked in run() also needs a signal.)
+  // From any thread: makes the present or the next run() return as soon as it has completed pending I/O, and
+  // every later one too, until allow_run(). (A thread blocked in run() also needs a signal.)
   void deny_run();
   void allow_run();
 

@@ -15,15 +15,14 @@ namespace {
 constexpr unsigned long kTssAddress = 0xfffb'd000;
 constexpr std::uint64_t kIdentityMapAddress = 0xfffb'c000;
 
-// The largest ring KVM allows (KVM_DIRTY_RING_MAX_ENTRIES): a full one costs an exit and a reset in mid-epoch.
+// The largest ring KVM allows (KVM_DIRTY_RING_MAX_ENTRIES): a full one costs an exit and a reset in
+// mid-epoch.
 constexpr std::uint32_t kMaxRingEntries = 65536;
 
 }  // namespace
 
 Vm::Vm(const System& system, GuestMemory& memory, std::optional<DirtyLog> wanted_log)
-    : system_(system),
-      memory_(memory),
-      fd_(checked_ioctl(system.fd(), KVM_CREATE_VM, "KVM_CREATE_VM", 0UL)) {
+    : system_(system), memory_(memory), fd_(checked_ioctl(system.fd(), KVM_CREATE_VM, "KVM_CREATE_VM", 0UL)) {
   create_irqchip();
   choose_dirty_log(wanted_log);  // before any vCPU: each gets its ring when it is created
   set_slots(0);

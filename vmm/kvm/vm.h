@@ -50,8 +50,9 @@ class Vm {
   [[nodiscard]] std::optional<Gfn> frame_of(std::uint32_t slot, std::uint64_t page) const;
   [[nodiscard]] GuestMemory& memory() const { return memory_; }
 
-  // One edge on the pin. Synchronous (unlike an irqfd, which goes through a kernel work queue): once a pause has
-  // stopped everything that could raise interrupts, the saved irqchip holds every one. Any thread; never throws.
+  // One edge on the pin. Synchronous (unlike an irqfd, which goes through a kernel work queue): once a pause
+  // has stopped everything that could raise interrupts, the saved irqchip holds every one. Any thread; never
+  // throws.
   void pulse(Gsi gsi) const;
   // Signals `event` instead of exiting when the guest writes `value` as 4 bytes to `address`.
   void add_doorbell(GuestAddress address, std::uint32_t value, const Fd& event) const;

@@ -8,7 +8,8 @@
 namespace pollux::vmm {
 
 void Bus::add(std::uint64_t start, std::uint64_t length, BusDevice& device) {
-  const auto place = std::find_if(windows_.begin(), windows_.end(), [&](const Window& w) { return w.start > start; });
+  const auto place =
+      std::find_if(windows_.begin(), windows_.end(), [&](const Window& w) { return w.start > start; });
   POLLUX_ASSERT(place == windows_.end() || start + length <= place->start);
   POLLUX_ASSERT(place == windows_.begin() || std::prev(place)->start + std::prev(place)->length <= start);
   windows_.insert(place, {start, length, &device});

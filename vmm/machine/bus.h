@@ -14,8 +14,8 @@ class Bus {
   // Windows must not overlap. The device outlives the bus's use.
   void add(std::uint64_t start, std::uint64_t length, BusDevice& device);
 
-  // An access that no device claims wholly, or of a width other than 1, 2, 4 or 8, reads as all ones and writes
-  // nothing, as on a PC.
+  // An access that no device claims wholly, or of a width other than 1, 2, 4 or 8, reads as all ones and
+  // writes nothing, as on a PC.
   void read(std::uint64_t address, MutableByteView into) const;
   void write(std::uint64_t address, ByteView from) const;
 

@@ -27,8 +27,16 @@ DeviceSet::DeviceSet(const MachineConfig& config, GuestMemory& memory, kvm::Vm& 
       ended_(std::move(ended)),
       serial_(output, line(layout::kSerialGsi)),
       rtc_(input),
-      power_([this] { ended_({ExitReason::kPowerOff, ""}); }, [this] { ended_({ExitReason::kReset, ""}); }),
-      i8042_([this] { ended_({ExitReason::kReset, ""}); }) {
+      power_(
+          [this] {
+            ended_({ExitReason::kPowerOff, ""});
+          },
+          [this] {
+            ended_({ExitReason::kReset, ""});
+          }),
+      i8042_([this] {
+        ended_({ExitReason::kReset, ""});
+      }) {
   buses_.ports.add(layout::kSerialPort, layout::kSerialPorts, serial_);
   buses_.ports.add(layout::kRtcPort, layout::kRtcPorts, rtc_);
   buses_.ports.add(layout::kPowerPort, layout::kPowerPorts, power_);
@@ -73,10 +81,11 @@ void DeviceSet::add_nics(const MachineConfig& config) {
   }
 }
 
-void DeviceSet::add_virtio(const std::string& name, std::unique_ptr<VirtioFunction> function, EventLoop& loop) {
+void DeviceSet::add_virtio(const std::string& name, std::unique_ptr<VirtioFunction> function,
+                           EventLoop& loop) {
   const auto slot = static_cast<std::uint32_t>(virtio_.size());
-  virtio_.push_back(
-      std::make_unique<VirtioMmio>(name, std::move(function), memory_, line(layout::virtio_gsi(slot)), &loop));
+  virtio_.push_back(std::make_unique<VirtioMmio>(name, std::move(function), memory_,
+                                                 line(layout::virtio_gsi(slot)), &loop));
   buses_.memory.add(layout::virtio_window(slot).value, kVirtioMmioWindow, *virtio_.back());
   add_doorbells(*virtio_.back(), slot, loop);
 }

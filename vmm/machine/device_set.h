@@ -26,8 +26,8 @@ namespace pollux::vmm {
 class DeviceSet final : public ArrivalSink {
  public:
   // `ended`: the guest switched itself off or reset itself; called on a vCPU thread.
-  DeviceSet(const MachineConfig& config, GuestMemory& memory, kvm::Vm& vm, Backends& backends, InputGate& input,
-            OutputGate& output, std::function<void(MachineExit)> ended);
+  DeviceSet(const MachineConfig& config, GuestMemory& memory, kvm::Vm& vm, Backends& backends,
+            InputGate& input, OutputGate& output, std::function<void(MachineExit)> ended);
   ~DeviceSet() override;
 
   [[nodiscard]] const Buses& buses() const { return buses_; }
@@ -76,7 +76,8 @@ class DeviceSet final : public ArrivalSink {
   bool listening_ = false;
   bool restored_ = false;
 
-  std::vector<std::unique_ptr<EventLoop>> loops_;  // the first serves all but disks; last member: they use the rest
+  std::vector<std::unique_ptr<EventLoop>>
+      loops_;  // the first serves all but disks; last member: they use the rest
 };
 
 }  // namespace pollux::vmm

@@ -37,11 +37,13 @@ inline constexpr GuestAddress kBootStack{0x8ff0};
 inline constexpr GuestAddress kPageTables{0x9000};  // six pages
 inline constexpr GuestAddress kCommandLine{0x2'0000};
 inline constexpr std::uint64_t kCommandLineRoom = 0x1'0000;
-inline constexpr GuestAddress kBiosData{0x9'fc00};  // end of usable memory below 1 MiB
+inline constexpr GuestAddress kBiosData{0x9'fc00};    // end of usable memory below 1 MiB
 inline constexpr GuestAddress kAcpiTables{0xe'0000};  // where the RSDP is looked for (ACPI 6.4, 5.2.5.1)
 inline constexpr GuestAddress kOneMiB{0x10'0000};
 
-constexpr GuestAddress virtio_window(std::uint32_t slot) { return {kVirtioBase.value + slot * kVirtioStride}; }
+constexpr GuestAddress virtio_window(std::uint32_t slot) {
+  return {kVirtioBase.value + slot * kVirtioStride};
+}
 constexpr kvm::Gsi virtio_gsi(std::uint32_t slot) { return {kFirstVirtioGsi + slot}; }
 
 // Virtio slots: disks, NICs, then the console and the entropy source, which every machine has.

@@ -59,7 +59,8 @@ class Machine::Impl {
       : config_(config),
         memory_(std::move(memory)),
         vm_(system_, *memory_, options.dirty_log),
-        devices_(config, *memory_, vm_, backends, input, output, [this](MachineExit exit) { end(std::move(exit)); }),
+        devices_(config, *memory_, vm_, backends, input, output,
+                 [this](MachineExit exit) { end(std::move(exit)); }),
         scratch_(kj::heapArray<capnp::word>(kScratchWords)) {
     std::fill(scratch_.begin(), scratch_.end(), capnp::word{});
   }
@@ -245,8 +246,9 @@ std::optional<MachineExit> Machine::Impl::wait_for_exit(std::chrono::millisecond
   return exit_;
 }
 
-std::unique_ptr<Machine> Machine::boot(const MachineConfig& config, const BootSource& source, Backends& backends,
-                                       InputGate& input, OutputGate& output, const MachineOptions& options) {
+std::unique_ptr<Machine> Machine::boot(const MachineConfig& config, const BootSource& source,
+                                       Backends& backends, InputGate& input, OutputGate& output,
+                                       const MachineOptions& options) {
   check_usable(config, backends);
   auto memory = std::make_unique<GuestMemory>(config.memory_bytes);
   auto impl = std::make_unique<Impl>(config, std::move(memory), backends, input, output, options);
@@ -255,8 +257,8 @@ std::unique_ptr<Machine> Machine::boot(const MachineConfig& config, const BootSo
 }
 
 std::unique_ptr<Machine> Machine::restore(const MachineConfig& config, std::unique_ptr<GuestMemory> memory,
-                                          ByteView state, Backends& backends, InputGate& input, OutputGate& output,
-                                          const MachineOptions& options) {
+                                          ByteView state, Backends& backends, InputGate& input,
+                                          OutputGate& output, const MachineOptions& options) {
   check_usable(config, backends);
   if (memory->size() != config.memory_bytes) throw Error("machine state: its memory has another size");
   auto impl = std::make_unique<Impl>(config, std::move(memory), backends, input, output, options);

@@ -1,10 +1,11 @@
 // A whole virtual machine on this host: RAM, vCPUs, interrupt controllers, devices.
 //
-// It runs, pauses, resumes, tells which pages were dirtied, and can be saved to and restored from an explicit,
-// versioned state. It knows nothing of replication: that lives behind the two gates and in whoever calls pause().
+// It runs, pauses, resumes, tells which pages were dirtied, and can be saved to and restored from an
+// explicit, versioned state. It knows nothing of replication: that lives behind the two gates and in whoever
+// calls pause().
 //
-// Threads: one per vCPU, one I/O thread for NICs, consoles and rng, one per disk. The public functions are for
-// one controlling thread, except request_exit() and wait_for_exit(), which any thread may call.
+// Threads: one per vCPU, one I/O thread for NICs, consoles and rng, one per disk. The public functions are
+// for one controlling thread, except request_exit() and wait_for_exit(), which any thread may call.
 #pragma once
 
 #include <chrono>
@@ -34,8 +35,8 @@ struct MachineExit {
   std::string detail;  // one line for the log, empty when the reason says all
 };
 
-// What a fresh machine starts from. The kernel is a bzImage (64-bit boot protocol) or an ELF64 executable that
-// is loaded at its physical addresses and entered in 64-bit mode under the same protocol.
+// What a fresh machine starts from. The kernel is a bzImage (64-bit boot protocol) or an ELF64 executable
+// that is loaded at its physical addresses and entered in 64-bit mode under the same protocol.
 struct BootSource {
   std::string kernel_path;
   std::string initrd_path;  // empty: none
@@ -49,9 +50,11 @@ struct MachineOptions {
 
 class Machine {
  public:
-  // Both throw UsageError for a bad kernel, initrd or config, Error when KVM refuses. The machine starts paused.
-  static std::unique_ptr<Machine> boot(const MachineConfig& config, const BootSource& source, Backends& backends,
-                                       InputGate& input, OutputGate& output, const MachineOptions& options = {});
+  // Both throw UsageError for a bad kernel, initrd or config, Error when KVM refuses. The machine starts
+  // paused.
+  static std::unique_ptr<Machine> boot(const MachineConfig& config, const BootSource& source,
+                                       Backends& backends, InputGate& input, OutputGate& output,
+                                       const MachineOptions& options = {});
   // `memory` already holds the guest's pages; `state` is what save() gave.
   static std::unique_ptr<Machine> restore(const MachineConfig& config, std::unique_ptr<GuestMemory> memory,
                                           ByteView state, Backends& backends, InputGate& input,
@@ -65,8 +68,8 @@ class Machine {
   // Lets vCPUs and devices run. Not while running.
   void resume();
   // Returns when no vCPU is in the guest and no device touches guest memory, queues or the output gate on the
-  // guest's behalf; disk operations already under way may go on inside the gate, and complete after resume() (or,
-  // in a restored machine, are issued again: rule P7). Not while paused.
+  // guest's behalf; disk operations already under way may go on inside the gate, and complete after resume()
+  // (or, in a restored machine, are issued again: rule P7). Not while paused.
   void pause();
   [[nodiscard]] bool paused() const;
 
@@ -76,7 +79,8 @@ class Machine {
   // The pages written since the last call (or since tracking started), ascending.
   std::vector<Gfn> harvest_dirty_pages();
   // Tells the network, through the output gate, that this machine's NICs are now here: switches learn the new
-  // port from gratuitous ARP and unsolicited neighbour advertisements for the addresses the guest was seen to use.
+  // port from gratuitous ARP and unsolicited neighbour advertisements for the addresses the guest was seen to
+  // use.
   void announce();
   // Everything but RAM: the encoded, versioned state.
   Bytes save();

@@ -33,7 +33,8 @@ void block_other_signals() {
 
 }  // namespace
 
-VcpuThread::VcpuThread(kvm::Vm& vm, kvm::Vcpu& vcpu, const Buses& buses, std::function<void(MachineExit)> ended)
+VcpuThread::VcpuThread(kvm::Vm& vm, kvm::Vcpu& vcpu, const Buses& buses,
+                       std::function<void(MachineExit)> ended)
     : vm_(vm), vcpu_(vcpu), buses_(buses), ended_(std::move(ended)) {
   install_kick_handler();
   vcpu_.deny_run();
@@ -76,7 +77,8 @@ void VcpuThread::wait_parked() {
   changed_.wait(lock, [this] { return parked_; });
 }
 
-// With mutex_ held. immediate_exit catches a thread that is just about to enter, the signal one that is inside.
+// With mutex_ held. immediate_exit catches a thread that is just about to enter, the signal one that is
+// inside.
 void VcpuThread::kick() {
   vcpu_.deny_run();
   if (!parked_ && thread_.joinable()) ::pthread_kill(thread_.native_handle(), kick_signal());
@@ -136,7 +138,8 @@ void VcpuThread::handle_exit() {
     case KVM_EXIT_SHUTDOWN: return crash("triple fault");
     case KVM_EXIT_SYSTEM_EVENT: return handle_system_event();
     case KVM_EXIT_FAIL_ENTRY:
-      return crash(fmt::format("entry failed, hardware reason {:#x}", run.fail_entry.hardware_entry_failure_reason));
+      return crash(
+          fmt::format("entry failed, hardware reason {:#x}", run.fail_entry.hardware_entry_failure_reason));
     case KVM_EXIT_INTERNAL_ERROR: return handle_internal_error();
     default: return crash(fmt::format("unexpected exit {} of KVM", run.exit_reason));
   }
@@ -156,7 +159,8 @@ void VcpuThread::handle_ports() {
 
 void VcpuThread::handle_memory() {
   auto& mmio = vcpu_.run_area().mmio;
-  const MutableByteView data(reinterpret_cast<std::byte*>(mmio.data), std::min<std::size_t>(mmio.len, sizeof mmio.data));
+  const MutableByteView data(reinterpret_cast<std::byte*>(mmio.data),
+                             std::min<std::size_t>(mmio.len, sizeof mmio.data));
   if (mmio.is_write != 0) {
     buses_.memory.write(mmio.phys_addr, data);
   } else {

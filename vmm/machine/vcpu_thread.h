@@ -1,8 +1,9 @@
 // The thread that runs one vCPU, and the protocol by which it is stopped.
 //
-// A vCPU is *parked* when its thread is out of KVM_RUN with no I/O half done: KVM completes the instruction behind a
-// PIO or MMIO exit only on the next entry (Documentation/virt/kvm/api.rst, KVM_RUN), so before it parks the thread
-// enters once more with immediate_exit set. Only then can the vCPU's state be read as a whole.
+// A vCPU is *parked* when its thread is out of KVM_RUN with no I/O half done: KVM completes the instruction
+// behind a PIO or MMIO exit only on the next entry (Documentation/virt/kvm/api.rst, KVM_RUN), so before it
+// parks the thread enters once more with immediate_exit set. Only then can the vCPU's state be read as a
+// whole.
 #pragma once
 
 #include <condition_variable>

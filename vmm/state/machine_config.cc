@@ -16,7 +16,8 @@ void require(bool condition, const char* what) {
 }  // namespace
 
 void check(const MachineConfig& config) {
-  require(config.memory_bytes > 0 && config.memory_bytes % kPageSize == 0, "memory is not a multiple of 4 KiB");
+  require(config.memory_bytes > 0 && config.memory_bytes % kPageSize == 0,
+          "memory is not a multiple of 4 KiB");
   require(config.memory_bytes <= kMaxMemory, "too much memory");
   require(config.vcpus >= 1 && config.vcpus <= kMaxVcpus, "bad number of vCPUs");
   require(config.disks.size() <= kMaxDisks, "too many disks");
@@ -35,7 +36,8 @@ void write_config(const MachineConfig& config, schema::MachineConfigState::Build
     disks[i].setReadOnly(config.disks[i].read_only);
   }
   auto nics = state.initNics(static_cast<unsigned>(config.nics.size()));
-  for (unsigned i = 0; i < nics.size(); ++i) nics.set(i, {config.nics[i].mac.data(), config.nics[i].mac.size()});
+  for (unsigned i = 0; i < nics.size(); ++i)
+    nics.set(i, {config.nics[i].mac.data(), config.nics[i].mac.size()});
 }
 
 MachineConfig read_config(schema::MachineConfigState::Reader state) {

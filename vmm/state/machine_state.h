@@ -1,5 +1,5 @@
-// Saved state of a machine: everything KVM holds, between its own structures and the schema. Devices write and read
-// their parts themselves.
+// Saved state of a machine: everything KVM holds, between its own structures and the schema. Devices write
+// and read their parts themselves.
 #pragma once
 
 #include <chrono>
@@ -37,8 +37,8 @@ void write_cpuid(const kvm::CpuidTable& cpuid, schema::MachineState::Builder sta
 // A requested exit is this host's matter and is not saved.
 void write_exit(const std::optional<MachineExit>& exit, schema::ExitState::Builder state);
 
-// The part of the state that is not devices'. Sizes are checked against this kernel's structures; contents are for KVM
-// to accept. Throws Error (or kj::Exception, see ReceivedMessage::read()).
+// The part of the state that is not devices'. Sizes are checked against this kernel's structures; contents
+// are for KVM to accept. Throws Error (or kj::Exception, see ReceivedMessage::read()).
 KvmState read_kvm_state(schema::MachineState::Reader state);
 
 }  // namespace pollux::vmm

@@ -21,7 +21,8 @@ Bytes to_bytes(capnp::MessageBuilder& message) {
 }
 
 ReceivedMessage::ReceivedMessage(const std::string& what, ByteView bytes) : what_(what) {
-  if (bytes.empty() || bytes.size() % sizeof(capnp::word) != 0) throw Error(what + " is malformed: bad length");
+  if (bytes.empty() || bytes.size() % sizeof(capnp::word) != 0)
+    throw Error(what + " is malformed: bad length");
   const std::size_t words = bytes.size() / sizeof(capnp::word);
   words_ = kj::heapArray<capnp::word>(words);
   std::memcpy(words_.begin(), bytes.data(), bytes.size());

@@ -19,8 +19,8 @@ class ReceivedMessage {
  public:
   ReceivedMessage(const std::string& what, ByteView bytes);
 
-  // Calls `read` with the root. Cap'n Proto checks a message as it is walked: whatever it finds wrong then, in here or
-  // in what `read` calls, becomes an Error "<what> is malformed: ...".
+  // Calls `read` with the root. Cap'n Proto checks a message as it is walked: whatever it finds wrong then,
+  // in here or in what `read` calls, becomes an Error "<what> is malformed: ...".
   template <class Root, class Function>
   auto read(Function&& function) {
     try {

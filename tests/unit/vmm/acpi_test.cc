@@ -70,11 +70,11 @@ TEST(AcpiTables, AreReachableAndAddUp) {
   const Walk walk(largest());
   const std::uint64_t fadt = walk.table("FACP");
   EXPECT_EQ(walk.length(fadt), 276u);
-  EXPECT_EQ(walk.at<std::uint32_t>(fadt + 56), 0x600u);   // PM1a event block
-  EXPECT_EQ(walk.at<std::uint32_t>(fadt + 64), 0x604u);   // PM1a control block
-  EXPECT_EQ(walk.at<std::uint8_t>(fadt + 116), 1);        // reset register: a port
+  EXPECT_EQ(walk.at<std::uint32_t>(fadt + 56), 0x600u);  // PM1a event block
+  EXPECT_EQ(walk.at<std::uint32_t>(fadt + 64), 0x604u);  // PM1a control block
+  EXPECT_EQ(walk.at<std::uint8_t>(fadt + 116), 1);       // reset register: a port
   EXPECT_EQ(walk.at<std::uint64_t>(fadt + 120), 0x606u);
-  EXPECT_EQ(walk.at<std::uint8_t>(fadt + 128), 1);        // reset value
+  EXPECT_EQ(walk.at<std::uint8_t>(fadt + 128), 1);  // reset value
   const std::uint64_t dsdt = walk.at<std::uint64_t>(fadt + 140) - kBase.value;
   walk.check(dsdt, "DSDT");
   const std::uint64_t facs = walk.at<std::uint32_t>(fadt + 36) - kBase.value;
@@ -94,7 +94,8 @@ TEST(AcpiTables, NameEveryProcessorAndDevice) {
   const std::uint64_t dsdt = walk.at<std::uint64_t>(walk.table("FACP") + 140) - kBase.value;
   const std::string aml = walk.text(dsdt, walk.length(dsdt));
   unsigned devices = 0;
-  for (std::size_t at = aml.find("LNRO0005"); at != std::string::npos; at = aml.find("LNRO0005", at + 1)) ++devices;
+  for (std::size_t at = aml.find("LNRO0005"); at != std::string::npos; at = aml.find("LNRO0005", at + 1))
+    ++devices;
   EXPECT_EQ(devices, kMaxDisks + kMaxNics + 2);
 }
 
@@ -117,7 +118,8 @@ TEST(Aml, EncodesTerms) {
   EXPECT_EQ(hex(aml::integer(0x10000)), "0c00000100");
   EXPECT_EQ(hex(aml::integer(0x100000000)), "0e0000000001000000");
   EXPECT_EQ(hex(aml::eisa_id("PNP0501")), "0c41d00501");
-  EXPECT_EQ(hex(aml::name("\\_S5_", aml::package({aml::integer(5), aml::integer(0)}))), "085c5f53355f1205020a0500");
+  EXPECT_EQ(hex(aml::name("\\_S5_", aml::package({aml::integer(5), aml::integer(0)}))),
+            "085c5f53355f1205020a0500");
 }
 
 TEST(Aml, LengthsCountThemselves) {
@@ -125,7 +127,8 @@ TEST(Aml, LengthsCountThemselves) {
     const Bytes block = aml::scope("_SB_", {Bytes(payload)});
     const unsigned first = std::to_integer<unsigned>(block[1]);
     std::size_t length = first >> 6 == 0 ? first : first & 0xf;
-    for (unsigned i = 0; i < first >> 6; ++i) length |= std::to_integer<std::size_t>(block[2 + i]) << (4 + 8 * i);
+    for (unsigned i = 0; i < first >> 6; ++i)
+      length |= std::to_integer<std::size_t>(block[2 + i]) << (4 + 8 * i);
     return std::pair(length, block.size() - 1);
   };
   for (const std::size_t payload : {0u, 57u, 58u, 59u, 4088u, 4089u, 4090u, 4091u, 100'000u, 1'048'566u}) {

@@ -56,8 +56,9 @@ TEST_F(BootLoader, TellsTheKernelWhereEverythingIs) {
   EXPECT_EQ(params.hdr.ramdisk_size, 5000u);
   EXPECT_EQ(params.hdr.ramdisk_image % kPageSize, 0u);
   EXPECT_EQ((*memory_->view(GuestAddress{params.hdr.ramdisk_image}, 5000))[4999], std::byte{7});
-  EXPECT_STREQ(reinterpret_cast<const char*>(memory_->view(GuestAddress{params.hdr.cmd_line_ptr}, 32)->data()),
-               "console=ttyS0");
+  EXPECT_STREQ(
+      reinterpret_cast<const char*>(memory_->view(GuestAddress{params.hdr.cmd_line_ptr}, 32)->data()),
+      "console=ttyS0");
   EXPECT_EQ(params.acpi_rsdp_addr, layout::kAcpiTables.value);
   EXPECT_EQ(params.e820_entries, 3);
 }

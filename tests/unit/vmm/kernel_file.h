@@ -24,20 +24,20 @@ void put(Bytes& file, std::size_t offset, T value) {
 inline Bytes small_bzimage() {
   Bytes file(kSetupBytes + kCodeBytes, std::byte{0x90});
   std::memset(file.data() + 0x1f1, 0, 0x80);
-  put<std::uint8_t>(file, 0x1f1, 4);                     // setup_sects
-  put<std::uint32_t>(file, 0x1f4, kCodeBytes / 16);      // syssize
-  put<std::uint16_t>(file, 0x1fe, 0xaa55);               // boot_flag
-  put<std::uint16_t>(file, 0x200, 0x6aeb);               // jump over the header
-  put<std::uint32_t>(file, 0x202, 0x53726448);           // "HdrS"
-  put<std::uint16_t>(file, 0x206, 0x020f);               // version
-  put<std::uint8_t>(file, 0x211, 1);                     // loadflags: LOADED_HIGH
-  put<std::uint32_t>(file, 0x22c, 0x7fffffff);           // initrd_addr_max
-  put<std::uint32_t>(file, 0x230, 0x200000);             // kernel_alignment
-  put<std::uint8_t>(file, 0x234, 1);                     // relocatable_kernel
-  put<std::uint16_t>(file, 0x236, 1);                    // xloadflags: XLF_KERNEL_64
-  put<std::uint32_t>(file, 0x238, 100);                  // cmdline_size
-  put<std::uint64_t>(file, 0x258, 0x1000000);            // pref_address
-  put<std::uint32_t>(file, 0x260, 0x100000);             // init_size
+  put<std::uint8_t>(file, 0x1f1, 4);                 // setup_sects
+  put<std::uint32_t>(file, 0x1f4, kCodeBytes / 16);  // syssize
+  put<std::uint16_t>(file, 0x1fe, 0xaa55);           // boot_flag
+  put<std::uint16_t>(file, 0x200, 0x6aeb);           // jump over the header
+  put<std::uint32_t>(file, 0x202, 0x53726448);       // "HdrS"
+  put<std::uint16_t>(file, 0x206, 0x020f);           // version
+  put<std::uint8_t>(file, 0x211, 1);                 // loadflags: LOADED_HIGH
+  put<std::uint32_t>(file, 0x22c, 0x7fffffff);       // initrd_addr_max
+  put<std::uint32_t>(file, 0x230, 0x200000);         // kernel_alignment
+  put<std::uint8_t>(file, 0x234, 1);                 // relocatable_kernel
+  put<std::uint16_t>(file, 0x236, 1);                // xloadflags: XLF_KERNEL_64
+  put<std::uint32_t>(file, 0x238, 100);              // cmdline_size
+  put<std::uint64_t>(file, 0x258, 0x1000000);        // pref_address
+  put<std::uint32_t>(file, 0x260, 0x100000);         // init_size
   return file;
 }
 

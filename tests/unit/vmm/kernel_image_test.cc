@@ -39,14 +39,14 @@ TEST(BzImage, RefusesWhatItCannotBoot) {
     put(file, offset, value);
     return file;
   };
-  EXPECT_THROW(load(with(0x202, std::uint32_t{0})), UsageError);                    // magic
-  EXPECT_THROW(load(with(0x1fe, std::uint16_t{0})), UsageError);                    // boot flag
-  EXPECT_THROW(load(with(0x206, std::uint16_t{0x020b})), UsageError);               // version
-  EXPECT_THROW(load(with(0x236, std::uint16_t{0})), UsageError);                    // no 64-bit entry
-  EXPECT_THROW(load(with(0x211, std::uint8_t{0})), UsageError);                     // zImage
-  EXPECT_THROW(load(with(0x1f1, std::uint8_t{64})), UsageError);                    // setup longer than the file
-  EXPECT_THROW(load(with(0x1f4, std::uint32_t{0xffffffff})), UsageError);           // code longer than the file
-  EXPECT_THROW(load(with(0x260, std::uint32_t{0xffffffff})), UsageError);           // init_size
+  EXPECT_THROW(load(with(0x202, std::uint32_t{0})), UsageError);           // magic
+  EXPECT_THROW(load(with(0x1fe, std::uint16_t{0})), UsageError);           // boot flag
+  EXPECT_THROW(load(with(0x206, std::uint16_t{0x020b})), UsageError);      // version
+  EXPECT_THROW(load(with(0x236, std::uint16_t{0})), UsageError);           // no 64-bit entry
+  EXPECT_THROW(load(with(0x211, std::uint8_t{0})), UsageError);            // zImage
+  EXPECT_THROW(load(with(0x1f1, std::uint8_t{64})), UsageError);           // setup longer than the file
+  EXPECT_THROW(load(with(0x1f4, std::uint32_t{0xffffffff})), UsageError);  // code longer than the file
+  EXPECT_THROW(load(with(0x260, std::uint32_t{0xffffffff})), UsageError);  // init_size
   Bytes fixed = with(0x258, kHuge);
   put(fixed, 0x234, std::uint8_t{0});
   EXPECT_THROW(load(fixed), UsageError);  // not relocatable, and its address is nowhere
@@ -58,7 +58,8 @@ TEST(BzImage, RefusesWhatItCannotBoot) {
 TEST(BzImage, EveryTruncationIsRefused) {
   const Bytes whole = small_bzimage();
   for (std::size_t size = 0; size < whole.size(); size += size < 1024 ? 1 : 97) {
-    EXPECT_THROW(load(Bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size))), UsageError) << size;
+    EXPECT_THROW(load(Bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size))), UsageError)
+        << size;
   }
 }
 
@@ -103,7 +104,8 @@ TEST(KernelImage, DamagedFilesNeverCrashTheLoader) {
   for (const Bytes& good : {small_bzimage(), ElfKernel({0x200000, 0x400000}).file()}) {
     for (int round = 0; round < 2000; ++round) {
       Bytes file = good;
-      for (int i = 0; i < 4; ++i) file[random() % std::min<std::size_t>(file.size(), 0x270)] = std::byte(random() & 0xff);
+      for (int i = 0; i < 4; ++i)
+        file[random() % std::min<std::size_t>(file.size(), 0x270)] = std::byte(random() & 0xff);
       try {
         (void)load(file);
       } catch (const UsageError&) {  // refused: as good

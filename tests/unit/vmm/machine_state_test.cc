@@ -45,7 +45,8 @@ Bytes state_with(Change change) {
 
 KvmState read(const Bytes& bytes) {
   ReceivedMessage message("machine state", bytes);
-  return message.read<schema::MachineState>([](schema::MachineState::Reader state) { return read_kvm_state(state); });
+  return message.read<schema::MachineState>(
+      [](schema::MachineState::Reader state) { return read_kvm_state(state); });
 }
 
 TEST(MachineConfigState, RoundTrips) {
@@ -82,7 +83,8 @@ TEST(MachineState, RoundTrips) {
 
 TEST(MachineState, KeepsHowTheGuestEnded) {
   const auto exit_of = [](const MachineExit& exit) {
-    return read(state_with([&](schema::MachineState::Builder state) { write_exit(exit, state.initExit()); })).exit;
+    return read(state_with([&](schema::MachineState::Builder state) { write_exit(exit, state.initExit()); }))
+        .exit;
   };
   EXPECT_EQ(exit_of({ExitReason::kPowerOff, ""})->reason, ExitReason::kPowerOff);
   EXPECT_EQ(exit_of({ExitReason::kReset, ""})->reason, ExitReason::kReset);

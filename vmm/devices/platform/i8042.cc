@@ -6,7 +6,8 @@ namespace pollux::vmm {
 namespace {
 
 constexpr std::uint64_t kCommandPort = 4;  // 0x64
-// Commands 0xf0-0xff pulse output lines whose bit is 0; line 0 is the CPU's reset (IBM PC AT Technical Reference).
+// Commands 0xf0-0xff pulse output lines whose bit is 0; line 0 is the CPU's reset (IBM PC AT Technical
+// Reference).
 constexpr std::byte kPulse{0xf0};
 constexpr std::byte kResetLine{0x01};
 

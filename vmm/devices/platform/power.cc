@@ -33,7 +33,9 @@ std::uint8_t PowerManagement::byte_at(std::uint64_t offset) const {
 void PowerManagement::write_byte(std::uint64_t offset, std::uint8_t value) {
   const bool high = (offset & 1) != 0;
   switch (offset & ~std::uint64_t{1}) {
-    case kEvent: status_ = static_cast<std::uint16_t>(status_ & ~with_byte(0, high, value)); break;  // 1 clears
+    case kEvent:
+      status_ = static_cast<std::uint16_t>(status_ & ~with_byte(0, high, value));
+      break;  // 1 clears
     case kEvent + 2: enable_ = with_byte(enable_, high, value); break;
     case kControl: control_ = with_byte(control_, high, value); break;
     default: break;
@@ -50,7 +52,8 @@ void PowerManagement::write(std::uint64_t offset, ByteView from) {
   bool sleep = false;
   {
     const std::lock_guard lock(lock_);
-    for (std::size_t i = 0; i < from.size(); ++i) write_byte(offset + i, std::to_integer<std::uint8_t>(from[i]));
+    for (std::size_t i = 0; i < from.size(); ++i)
+      write_byte(offset + i, std::to_integer<std::uint8_t>(from[i]));
     const bool soft_off = ((control_ >> kSleepTypeShift) & kSleepTypeMask) == kSoftOff;
     sleep = (control_ & kSleepEnable) != 0 && soft_off;
     control_ = static_cast<std::uint16_t>(control_ & ~kSleepEnable);  // write-only

@@ -10,16 +10,16 @@
 
 namespace pollux::vmm {
 
-// No fixed events ever happen (buttons are said to be absent), so the registers only keep what is written, and the
-// SCI is never raised.
+// No fixed events ever happen (buttons are said to be absent), so the registers only keep what is written,
+// and the SCI is never raised.
 class PowerManagement final : public BusDevice {
  public:
   // Offsets within the window.
-  static constexpr std::uint16_t kEvent = 0;    // status, then enable
+  static constexpr std::uint16_t kEvent = 0;  // status, then enable
   static constexpr std::uint16_t kControl = 4;
   static constexpr std::uint16_t kReset = 6;
   static constexpr std::uint8_t kResetValue = 0x01;
-  static constexpr std::uint8_t kSoftOff = 5;   // SLP_TYP of \_S5
+  static constexpr std::uint8_t kSoftOff = 5;  // SLP_TYP of \_S5
 
   PowerManagement(std::function<void()> on_power_off, std::function<void()> on_reset)
       : on_power_off_(std::move(on_power_off)), on_reset_(std::move(on_reset)) {}

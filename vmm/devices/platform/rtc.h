@@ -11,8 +11,8 @@
 
 namespace pollux::vmm {
 
-// UTC, BCD, 24 hours. The guest cannot set the clock (writes to the time are ignored); the other registers keep what
-// it stores.
+// UTC, BCD, 24 hours. The guest cannot set the clock (writes to the time are ignored); the other registers
+// keep what it stores.
 class Rtc final : public BusDevice {
  public:
   explicit Rtc(InputGate& input) : input_(input) {}

@@ -9,8 +9,16 @@ namespace pollux::vmm {
 namespace {
 
 // Offsets; the first two are the divisor's halves while DLAB is set.
-enum Register : std::uint64_t { kData, kInterruptEnable, kIdentification, kLineControl, kModemControl, kLineStatus,
-                                kModemStatus, kScratch };
+enum Register : std::uint64_t {
+  kData,
+  kInterruptEnable,
+  kIdentification,
+  kLineControl,
+  kModemControl,
+  kLineStatus,
+  kModemStatus,
+  kScratch
+};
 
 constexpr std::uint8_t kEnableReceived = 0x01, kEnableTransmitterEmpty = 0x02, kEnableLineStatus = 0x04;
 constexpr std::uint8_t kEnableMask = 0x0f;

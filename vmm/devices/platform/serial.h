@@ -15,8 +15,8 @@ namespace pollux::vmm {
 class Serial final : public BusDevice {
  public:
   static constexpr std::size_t kFifoBytes = 16;
-  // Input beyond the FIFO waits here, as it would in the sender's end of the line; what exceeds it is lost (and
-  // the guest sees an overrun).
+  // Input beyond the FIFO waits here, as it would in the sender's end of the line; what exceeds it is lost
+  // (and the guest sees an overrun).
   static constexpr std::size_t kMaxWaitingInput = 64 * 1024;
 
   Serial(OutputGate& output, InterruptLine& interrupt) : output_(output), interrupt_(interrupt) {}

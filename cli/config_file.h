@@ -1,0 +1,22 @@
+// Options from a TOML file: --config FILE.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace CLI {
+class App;
+}
+
+namespace pollux::cli {
+
+// Lets `command` accept and explain the option; with_config_file() does the work.
+void add_config_option(CLI::App& command);
+
+// The program's arguments without its name. Where they hold --config FILE, the file's keys are appended as if
+// they had been typed as long options ("memory = '1G'" as --memory=1G; an array as the option repeated),
+// except those that were typed. So a wrong key or value is refused like a wrong option. Throws UsageError
+// naming the file.
+std::vector<std::string> with_config_file(int argc, char** argv);
+
+}  // namespace pollux::cli
