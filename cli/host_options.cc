@@ -40,6 +40,16 @@ NetOption parse_net(const std::string& text) {
   return net;
 }
 
+// The layers below know the file or TAP that was wrong, not the option it came from.
+template <class Open>
+auto for_option(const char* option, Open open) {
+  try {
+    return open();
+  } catch (const UsageError& error) {
+    throw UsageError(std::string(option) + ": " + error.what());
+  }
+}
+
 }  // namespace
 
 std::uint64_t parse_size(const std::string& option, const std::string& text) {
@@ -85,12 +95,17 @@ std::unique_ptr<vmm::Backends> HostOptions::open(const std::function<void()>& on
     throw UsageError("--virtio-console stdio: --console has stdio already");
   }
   std::vector<std::unique_ptr<vmm::Image>> images;
-  for (const DiskOption& disk : disks()) images.push_back(std::make_unique<vmm::Image>(disk.path, disk.read_only));
+  for (const DiskOption& disk : disks()) {
+    images.push_back(for_option("--disk", [&] { return std::make_unique<vmm::Image>(disk.path, disk.read_only); }));
+  }
   std::vector<std::unique_ptr<vmm::Nic>> nics;
-  for (const NetOption& net : nets()) nics.push_back(std::make_unique<vmm::Tap>(net.tap));
-  auto virtio_console = vmm::open_console(virtio_console_, on_leave);
+  for (const NetOption& net : nets()) {
+    nics.push_back(for_option("--net", [&] { return std::make_unique<vmm::Tap>(net.tap); }));
+  }
+  auto virtio_console =
+      for_option("--virtio-console", [&] { return vmm::open_console(virtio_console_, on_leave); });
   // The terminal last: whatever is refused above is said on a terminal in its ordinary mode.
-  auto serial = vmm::open_console(console_, on_leave);
+  auto serial = for_option("--console", [&] { return vmm::open_console(console_, on_leave); });
   return std::make_unique<vmm::Backends>(std::move(images), std::move(nics), std::move(serial), std::move(virtio_console));
 }
 

@@ -1,10 +1,13 @@
-// A primary to be killed: runs the page_writer guest's kMix computation, protected by the backup at a port of
-// loopback. Prints "protected" once the first epoch is committed.
+// A primary to be killed: runs the page_writer guest's kMix computation, protected by the backups at these ports of
+// loopback. Prints "protected" once the first epoch is committed by all, and "committed without a backup" once one was
+// lost and an epoch was committed after that.
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <sstream>
+#include <string>
 #include <thread>
 
 #include "base/error.h"
@@ -15,7 +18,7 @@ int main(int argc, char** argv) {
   using namespace pollux;
   using namespace std::chrono_literals;
   if (argc != 8) {
-    std::fprintf(stderr, "usage: replicated_writer PORT SECRET-KEY PEER-KEY MEMORY-MIB PAGES SEED STEPS\n");
+    std::fprintf(stderr, "usage: replicated_writer PORT[,PORT...] SECRET-KEY PEER-KEY MEMORY-MIB PAGES SEED STEPS\n");
     return 2;
   }
   spdlog::set_default_logger(spdlog::stderr_logger_mt("primary"));  // standard output is for the test
@@ -24,8 +27,11 @@ int main(int argc, char** argv) {
     protocol::session::initialize_crypto();
     const auto key = protocol::session::load_secret_key(argv[2]);
     primary::PrimaryOptions options;
-    options.backups.push_back({{"127.0.0.1", static_cast<std::uint16_t>(number(1))},
-                               protocol::session::load_public_key(argv[3])});
+    std::istringstream ports(argv[1]);
+    for (std::string port; std::getline(ports, port, ',');) {
+      options.backups.push_back(
+          {protocol::parse_address("127.0.0.1:" + port), protocol::session::load_public_key(argv[3])});
+    }
     options.epoch_length = 10ms;
     options.silence_timeout = 20s;
     primary::Primary primary(options);
@@ -33,8 +39,15 @@ int main(int argc, char** argv) {
     const auto backends = testing::no_backends();
     vmm::PassThroughInput input;
     std::thread([&] {
-      while (primary.statistics().summary().committed.value == 0) std::this_thread::sleep_for(1ms);
+      const auto summary = [&] { return primary.statistics().summary(); };
+      const std::size_t backups = options.backups.size();
+      while (summary().committed.value == 0) std::this_thread::sleep_for(1ms);
       std::puts("protected");
+      std::fflush(stdout);
+      while (summary().backups == backups) std::this_thread::sleep_for(1ms);
+      const auto committed = summary().committed;
+      while (summary().committed == committed) std::this_thread::sleep_for(1ms);
+      std::puts("committed without a backup");
       std::fflush(stdout);
     }).detach();
     (void)primary.run(*backends, [&](vmm::OutputGate& output) {

@@ -12,6 +12,7 @@
 #include <future>
 #include <random>
 #include <thread>
+#include <vector>
 
 #include "backup/backup.h"
 #include "base/error.h"
@@ -27,12 +28,14 @@ using guests::WriterMode;
 constexpr std::uint64_t kMemoryMib = 64;
 constexpr std::uint64_t kPages = 2000;
 constexpr std::uint64_t kSeed = 7;
-constexpr std::uint64_t kSteps = 60'000'000;
+constexpr std::uint64_t kSteps = 20'000'000;
 
 // The program of replicated_writer.cc as a child process.
 class WriterProcess {
  public:
-  WriterProcess(std::uint16_t port, const std::string& key, const std::string& peer_key) {
+  WriterProcess(const std::vector<std::uint16_t>& backup_ports, const std::string& key, const std::string& peer_key) {
+    std::string ports;
+    for (const std::uint16_t port : backup_ports) ports += (ports.empty() ? "" : ",") + std::to_string(port);
     std::array<int, 2> pipe{};
     POLLUX_ASSERT(::pipe(pipe.data()) == 0);
     pid_ = ::fork();
@@ -41,7 +44,7 @@ class WriterProcess {
       ::dup2(pipe[1], STDOUT_FILENO);
       ::close(pipe[0]);
       ::close(pipe[1]);
-      ::execl(POLLUX_REPLICATED_WRITER, "replicated_writer", std::to_string(port).c_str(), key.c_str(), peer_key.c_str(),
+      ::execl(POLLUX_REPLICATED_WRITER, "replicated_writer", ports.c_str(), key.c_str(), peer_key.c_str(),
               std::to_string(kMemoryMib).c_str(), std::to_string(kPages).c_str(), std::to_string(kSeed).c_str(),
               std::to_string(kSteps).c_str(), nullptr);
       ::_exit(127);
@@ -54,9 +57,10 @@ class WriterProcess {
     std::fclose(output_);
   }
 
-  bool wait_until_protected() {
+  // The next line it prints must be this one.
+  bool wait_for(const std::string& expected) {
     char line[64];
-    return std::fgets(line, sizeof line, output_) != nullptr && std::string(line) == "protected\n";
+    return std::fgets(line, sizeof line, output_) != nullptr && line == expected;
   }
   void kill() {
     if (pid_ <= 0) return;
@@ -109,7 +113,7 @@ TEST_F(Replication, KilledAtRandomMomentsTheComputationEndsAsIfNothingHadHappene
   const std::uint64_t expected = undisturbed_checksum();
   const auto key = protocol::session::load_secret_key(folder_ + "/b");
   std::mt19937_64 random(11);
-  for (int round = 0; round < 5; ++round) {
+  for (int round = 0; round < 4; ++round) {
     std::uint64_t checksum = 0;
     bool in_the_middle = false;
     backup::BackupOptions options = backup_options();
@@ -123,17 +127,47 @@ TEST_F(Replication, KilledAtRandomMomentsTheComputationEndsAsIfNothingHadHappene
     backup::Backup backup(options, key);
     const auto backends = no_backends();
     auto end = std::async(std::launch::async, [&] { return backup.run(*backends); });
-    WriterProcess primary(backup.port(), folder_ + "/a", folder_ + "/b.pub");
-    const bool is_protected = primary.wait_until_protected();
+    WriterProcess primary({backup.port()}, folder_ + "/a", folder_ + "/b.pub");
+    const bool is_protected = primary.wait_for("protected\n");
     if (!is_protected) backup.stop();
     ASSERT_TRUE(is_protected);
-    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 300));  // the random moment
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 150));  // the random moment
     primary.kill();
     const backup::BackupEnd result = end.get();
     ASSERT_TRUE(result.machine.has_value()) << result.reason;
     EXPECT_EQ(checksum, expected) << "round " << round;
     EXPECT_TRUE(in_the_middle || round > 0) << "the computation is too short for this test";
   }
+}
+
+// A backup that is killed is dropped; the guest goes on, protected by the other, which can still take over.
+TEST_F(Replication, OfTwoBackupsOneMayDie) {
+  const std::uint64_t expected = undisturbed_checksum();
+  const auto key = protocol::session::load_secret_key(folder_ + "/b");
+  std::uint64_t checksum = 0;
+  backup::BackupOptions options = backup_options();
+  options.on_promoted = [&](vmm::Machine& machine) {
+    const PageWriter writer(machine.memory());
+    EXPECT_TRUE(writer.wait_until_served());
+    checksum = writer.checksum();
+    machine.request_exit();
+  };
+  backup::Backup survivor(options, key);
+  backup::Backup leaver(backup_options(), key);
+  const auto survivor_backends = no_backends();
+  const auto leaver_backends = no_backends();
+  auto survivor_end = std::async(std::launch::async, [&] { return survivor.run(*survivor_backends); });
+  auto leaver_end = std::async(std::launch::async, [&] { return leaver.run(*leaver_backends); });
+  WriterProcess primary({survivor.port(), leaver.port()}, folder_ + "/a", folder_ + "/b.pub");
+  const bool is_protected = primary.wait_for("protected\n");
+  EXPECT_TRUE(is_protected);
+  leaver.stop();
+  EXPECT_FALSE(leaver_end.get().failed);
+  EXPECT_TRUE(primary.wait_for("committed without a backup\n"));
+  primary.kill();
+  if (!is_protected) survivor.stop();
+  ASSERT_TRUE(survivor_end.get().machine.has_value());
+  EXPECT_EQ(checksum, expected);
 }
 
 TEST_F(Replication, AStrangerIsTurnedAwayAndTheBackupGoesOnWaiting) {

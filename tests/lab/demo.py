@@ -67,8 +67,12 @@ class Client(threading.Thread):
             time.sleep(0.05)
 
     def stop(self):
+        """Ends the workload after the command under way; the journal stays."""
         self.stopping.set()
         self.join(90)
+
+    def close(self):
+        self.redis.close()
 
 
 def longest_gap_ms(journal) -> float:
@@ -116,6 +120,7 @@ def run(tell: Teller, args) -> dict:
 def verify(tell: Teller, guest: ProtectedGuest, client: Client) -> list[str]:
     journal, unanswered = list(client.redis.journal), client.redis.unanswered
     problems = check_replies(journal)
+    client.close()
     tell(f"replies: {'no gap, no repeat' if not problems else problems[0]}")
     with RedisClient(GUEST_IP, timeout=60) as reader:
         in_data = check_data(journal, reader, unanswered)

@@ -8,7 +8,7 @@ HOST_IPS = {"castor": "10.77.0.2", "pollux": "10.77.0.3"}
 
 # Measured for speed (see README.md). The greatest gain is `quiet`: each byte on an emulated serial
 # console costs several VM exits.
-GUEST_CMDLINE = ("console=ttyS0 quiet panic=-1 reboot=t mitigations=off nokaslr random.trust_cpu=on "
+GUEST_CMDLINE = ("console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on "
                  "cryptomgr.notests noreplace-smp audit=0 8250.nr_uarts=1 ipv6.disable=1")
 HOST_CMDLINE = ("console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check random.trust_cpu=on "
                 "cryptomgr.notests noreplace-smp audit=0 8250.nr_uarts=1 ipv6.disable=1")

@@ -15,7 +15,7 @@ import aof
 from demo import Client, verify
 from lab import GUEST_IP, Lab, LabError
 from protected_guest import ProtectedGuest
-from redis_client import RedisClient, wait_for_redis
+from redis_client import RedisClient, guest_control, wait_for_redis
 
 
 class Failover(unittest.TestCase):
@@ -63,6 +63,23 @@ class Failover(unittest.TestCase):
         client.stop()
         self.assertIsNone(client.broken)
         self.assertEqual(verify(self.say, self.guest, client), [])
+
+    def test_clean_shutdown_ends_both_sides_with_equal_disks(self):
+        self.protected_redis()
+        client = Client()
+        client.start()
+        client.wait_for(30, 120)
+        client.stop()
+        client.close()
+        self.assertIsNone(client.broken)
+        guest_control(GUEST_IP, "poweroff")
+        self.assertEqual(self.guest.primary.wait(120), 0)
+        self.assertEqual(self.guest.backup.wait(60), 0)
+        self.assertNotIn("failover", self.guest.backup.output())
+        for host in (self.guest.castor, self.guest.pollux):
+            host.power_off()
+        disks = [disk.read_bytes() for disk in self.guest.disks.values()]
+        self.assertTrue(disks[0] == disks[1], "the two disk images differ")
 
     def test_killed_during_full_sync(self):
         """Half a sync is never promoted: the backup says so and ends; the guest's disk is as it was."""

@@ -57,15 +57,22 @@ class Vm(OneHost):
         self.assertIn("pollux-guest: hvc hello", self.castor.get("/tmp/hvc0").decode())
 
     def test_reset_ends_with_3(self):
-        job = self.vm("reset", f"{SHELL} --cpus 1", "guest.exit guest.off=reboot")
-        self.assertEqual(job.wait(BOOT_TIMEOUT), 3)
+        """By ACPI's reset register and by the keyboard controller."""
+        for way in ("acpi", "kbd"):
+            with self.subTest(way):
+                job = self.vm(f"reset-{way}", f"{SHELL} --cpus 1", f"guest.exit guest.off=reboot reboot={way}")
+                self.assertEqual(job.wait(BOOT_TIMEOUT), 3)
+
+    def test_triple_fault_ends_with_4(self):
+        job = self.vm("crash", f"{SHELL} --cpus 1", "guest.exit guest.off=reboot reboot=triple")
+        self.assertEqual(job.wait(BOOT_TIMEOUT), 4)
 
     def test_bad_input_is_one_line_and_2(self):
         for options, named in (("--kernel /missing", "/missing"),
                                ("--kernel /root --memory 128M", "kernel"),
                                ("--kernel /guest/initrd.cpio --memory 128M", "kernel"),
                                (f"{SHELL} --disk /missing", "/missing"),
-                               (f"{SHELL} --net tap=a-name-that-is-too-long", "tap"),
+                               (f"{SHELL} --net tap=a-name-that-is-too-long", "--net"),
                                ("--kernel /guest/vmlinuz --memory 12Q", "memory"),
                                (f"{SHELL} --no-such-option 1", "no-such-option")):
             with self.subTest(options):
