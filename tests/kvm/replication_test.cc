@@ -3,6 +3,7 @@
 // step of it depends on all steps before: one lost, repeated or torn page changes the result.
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <spdlog/spdlog.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -78,6 +79,8 @@ class Replication : public ::testing::Test {
  protected:
   void SetUp() override {
     if (const std::string why = why_no_kvm(); !why.empty()) GTEST_SKIP() << why;
+    // Made at its first use: before there are threads, as the command line does it too.
+    spdlog::set_level(spdlog::level::warn);
     protocol::session::initialize_crypto();
     char path[] = "/tmp/pollux-replication-XXXXXX";
     ASSERT_NE(::mkdtemp(path), nullptr);
