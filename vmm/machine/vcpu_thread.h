@@ -6,6 +6,7 @@
 // whole.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -61,7 +62,7 @@ class VcpuThread {
   bool wanted_running_ = false;
   bool halted_ = false;
   bool stopping_ = false;
-  bool parked_ = false;
+  std::atomic<bool> parked_ = false;  // written under mutex_; read without by wait_parked()
 
   std::thread thread_;  // last: it uses everything above
 };
