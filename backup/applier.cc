@@ -47,7 +47,7 @@ void Applier::run() {
     try {
       perform(std::move(job));
       lock.lock();
-    } catch (const Error& error) {
+    } catch (const std::exception& error) {
       on_failed_(error.what());
       lock.lock();
       failed_ = true;

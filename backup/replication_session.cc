@@ -1,6 +1,9 @@
 #include "backup/replication_session.h"
 
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
+
+#include <algorithm>
 
 #include "base/error.h"
 
@@ -11,6 +14,9 @@ using protocol::Message;
 using protocol::TimePoint;
 
 namespace {
+
+// Disk writes and state of a record, beside its pages.
+constexpr std::uint64_t kRecordMargin = 128 << 20;
 
 TimePoint now() { return std::chrono::steady_clock::now(); }
 
@@ -28,7 +34,8 @@ ReplicationSession::ReplicationSession(std::unique_ptr<protocol::Link> link, vmm
     : link_(std::move(link)),
       backends_(backends),
       staging_bytes_(staging_bytes),
-      replica_(replica_config(timing, staging_bytes)) {}
+      replica_(replica_config(timing, staging_bytes)),
+      silence_timeout_(timing.silence_timeout) {}
 
 ReplicationSession::~ReplicationSession() {
   link_->set_activity_callback([] {});
@@ -48,9 +55,12 @@ SessionOutcome ReplicationSession::run() {
     changed_.notify_all();
   });
   step(event::LinkUp{});
+  last_turn_ = now();
   while (!outcome_) {
     wait_for_work();
     step_posted_events();
+    if (outcome_) break;
+    count_only_real_silence();
     receive_some();
     if (outcome_) break;
     step(event::Heard{link_->last_received()});
@@ -74,6 +84,17 @@ SessionOutcome ReplicationSession::run() {
   if (!outcome_->promote) (void)link_->flush(std::chrono::seconds(1));
   link_->close();
   return *outcome_;
+}
+
+// The primary is silent only for one who listens. A process that was stopped (SIGSTOP, a suspended host, a stolen
+// processor) finds old times when it wakes and the primary's bytes unread; and one that does not receive because its
+// staging memory is full makes the silence itself. Both begin to count afresh. This loop turns at least once each
+// heartbeat interval, so a gap of half the timeout is a stall of ours.
+void ReplicationSession::count_only_real_silence() {
+  const TimePoint turn = now();
+  const bool stalled = turn - last_turn_ > silence_timeout_ / 2;
+  if (stalled || replica_.staged_bytes() > staging_bytes_) step(event::Heard{turn});
+  last_turn_ = turn;
 }
 
 // Some only: between two turns heartbeats go out, however busy the link is. With full staging memory none: the
@@ -189,15 +210,24 @@ void ReplicationSession::carry_out(const event::Send& effect) { link_->send(effe
 void ReplicationSession::carry_out(const event::ExamineHello& effect) {
   try {
     const vmm::MachineConfig config = vmm::decode_machine_config(effect.hello.machine_config);
+    const bool disks_agree =
+        std::equal(config.disks.begin(), config.disks.end(), effect.hello.disk_bytes.begin(), effect.hello.disk_bytes.end(),
+                   [](const vmm::DiskConfig& disk, std::uint64_t bytes) { return disk.size == bytes; });
+    if (!disks_agree) throw Error("the hello's disks are not those of its machine");
+    // A record may hold every page once.
+    if (config.memory_bytes + kRecordMargin > staging_bytes_) {
+      throw Error(fmt::format("a machine of {} MiB needs --staging {}M at this backup", config.memory_bytes >> 20,
+                              (config.memory_bytes + kRecordMargin) >> 20));
+    }
     if (const auto mismatch = ReplicaImage::mismatch(config, backends_)) {
-      step(event::HelloRefused{*mismatch});
-      return;
+      throw Error(*mismatch);
     }
     image_ = std::make_unique<ReplicaImage>(config, backends_);
     spdlog::info("machine {}: {} MiB, {} vCPU(s), {} disk(s), {} NIC(s)", to_string(effect.hello.vm),
                  config.memory_bytes >> 20, config.vcpus, config.disks.size(), config.nics.size());
     step(event::HelloAccepted{});
   } catch (const Error& error) {
+    refused_ = true;
     step(event::HelloRefused{error.what()});
   }
 }
@@ -241,7 +271,8 @@ void ReplicationSession::carry_out(const event::Promote& effect) {
 }
 
 void ReplicationSession::carry_out(const event::End& effect) {
-  outcome_ = SessionOutcome{.failed = effect.failed, .reason = effect.reason};
+  // After a refusal nothing here was touched: a primary with another machine may come.
+  outcome_ = SessionOutcome{.again = refused_, .failed = effect.failed, .reason = effect.reason};
 }
 
 }  // namespace pollux::backup

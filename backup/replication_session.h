@@ -48,6 +48,7 @@ class ReplicationSession {
 
  private:
   void wait_for_work();
+  void count_only_real_silence();
   void receive_some();
   void receive_one(protocol::Received received);
   void take_body(const protocol::Message& message, Bytes body);
@@ -76,6 +77,9 @@ class ReplicationSession {
   std::optional<SessionOutcome> outcome_;
   protocol::TimePoint last_whole_at_;
   bool link_down_seen_ = false;
+  bool refused_ = false;
+  const std::chrono::nanoseconds silence_timeout_;
+  protocol::TimePoint last_turn_;
 
   std::mutex mutex_;
   std::condition_variable changed_;

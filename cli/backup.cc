@@ -23,17 +23,16 @@ struct BackupCommand {
   std::string peer_key;
   std::uint64_t timeout_ms = 1000;
   std::uint64_t heartbeat_ms = 100;
-  std::string staging = "1G";
+  std::string staging = "4G";
   std::string timeline;
 };
 
 backup::BackupOptions to_options(const BackupCommand& command) {
-  if (command.heartbeat_ms < 1 || command.timeout_ms < 2 * command.heartbeat_ms) {
-    throw UsageError("--timeout-ms: expected at least twice --heartbeat-ms");
-  }
+  check_timing(command.heartbeat_ms, command.timeout_ms);
+  check_writable("--timeline", command.timeline);
   backup::BackupOptions options;
-  options.listen = protocol::parse_address(command.listen);
-  options.primary_key = protocol::session::load_public_key(command.peer_key);
+  options.listen = for_option("--listen", [&] { return protocol::parse_address(command.listen); });
+  options.primary_key = for_option("--peer-key", [&] { return protocol::session::load_public_key(command.peer_key); });
   options.silence_timeout = std::chrono::milliseconds(command.timeout_ms);
   options.heartbeat_interval = std::chrono::milliseconds(command.heartbeat_ms);
   options.staging_bytes = parse_size("--staging", command.staging);
@@ -43,8 +42,9 @@ backup::BackupOptions to_options(const BackupCommand& command) {
 
 int run_backup(const BackupCommand& command) {
   protocol::session::initialize_crypto();
+  vmm::check_host();
   SignalWatcher signals;
-  const auto key = protocol::session::load_secret_key(command.key);
+  const auto key = for_option("--key", [&] { return protocol::session::load_secret_key(command.key); });
   backup::Backup* running = nullptr;
   const std::unique_ptr<vmm::Backends> backends = command.host.open([&] { running->stop(); });
   backup::Backup backup(to_options(command), key);
@@ -52,6 +52,7 @@ int run_backup(const BackupCommand& command) {
   signals.on_signal([&] { backup.stop(); });
   spdlog::info("listening on {} (port {})", command.listen, backup.port());
   const backup::BackupEnd end = backup.run(*backends);
+  signals.disarm();
   if (end.machine) return exit_code_of(*end.machine, signals.received());
   if (end.failed) {
     spdlog::error("{}", end.reason);
@@ -72,9 +73,10 @@ void add_backup(CLI::App& app, int& exit_code) {
   command->add_option("--timeout-ms", options->timeout_ms, "a primary that is silent for so long is lost")
       ->capture_default_str();
   command->add_option("--heartbeat-ms", options->heartbeat_ms, "interval of heartbeats")->capture_default_str();
-  command->add_option("--staging", options->staging, "memory for records that are not yet applied")->capture_default_str();
+  command->add_option("--staging", options->staging, "memory for records that are not yet applied; more than the guest's RAM")->capture_default_str();
   command->add_option("--timeline", options->timeline, "write the failover's timeline to this JSON file")->type_name("FILE");
-  options->host.add_to(*command);
+  // A terminal would be raw, deaf to Ctrl-C, long before there is a guest to read it.
+  options->host.add_to(*command, "none");
   add_config_option(*command);
   command->footer("The machine comes from the primary: give only this host's disks and TAPs, in the primary's order.");
   command->callback([options, &exit_code] { exit_code = run_backup(*options); });

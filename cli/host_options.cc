@@ -1,7 +1,10 @@
 #include "cli/host_options.h"
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <charconv>
+#include <cstring>
+#include <fstream>
 #include <limits>
 #include <sstream>
 
@@ -40,16 +43,6 @@ NetOption parse_net(const std::string& text) {
   return net;
 }
 
-// The layers below know the file or TAP that was wrong, not the option it came from.
-template <class Open>
-auto for_option(const char* option, Open open) {
-  try {
-    return open();
-  } catch (const UsageError& error) {
-    throw UsageError(std::string(option) + ": " + error.what());
-  }
-}
-
 }  // namespace
 
 std::uint64_t parse_size(const std::string& option, const std::string& text) {
@@ -67,7 +60,21 @@ std::uint64_t parse_size(const std::string& option, const std::string& text) {
   return value * factor;
 }
 
-void HostOptions::add_to(CLI::App& app) {
+void check_timing(std::uint64_t heartbeat_ms, std::uint64_t timeout_ms) {
+  if (heartbeat_ms < 1 || heartbeat_ms > kMaxMilliseconds) throw UsageError("--heartbeat-ms: expected 1 to 86400000");
+  if (timeout_ms < 2 * heartbeat_ms || timeout_ms > kMaxMilliseconds) {
+    throw UsageError("--timeout-ms: expected at least twice --heartbeat-ms, and at most 86400000");
+  }
+}
+
+void check_writable(const std::string& option, const std::string& path) {
+  if (path.empty()) return;
+  const std::ofstream file(path, std::ios::app);
+  if (!file) throw UsageError(option + " " + path + ": cannot be written: " + std::strerror(errno));
+}
+
+void HostOptions::add_to(CLI::App& app, const std::string& console) {
+  console_ = console;
   app.add_option("--disk", disks_, "disk image, a raw file or block device: PATH[,ro]; repeatable")->type_name("PATH");
   app.add_option("--net", nets_, "NIC on a TAP of this host: tap=NAME[,mac=..]; repeatable")->type_name("SPEC");
   app.add_option("--console", console_, "serial console (ttyS0): stdio (Ctrl-A x leaves), file=PATH or none")

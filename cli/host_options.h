@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "vmm/machine/backends.h"
 #include "vmm/machine/machine_config.h"
 
@@ -28,7 +29,8 @@ struct DiskOption {
 
 class HostOptions {
  public:
-  void add_to(CLI::App& app);
+  // `console`: the default of --console.
+  void add_to(CLI::App& app, const std::string& console = "stdio");
 
   // Throw UsageError naming the option.
   [[nodiscard]] std::vector<DiskOption> disks() const;
@@ -44,6 +46,23 @@ class HostOptions {
   std::string console_ = "stdio";
   std::string virtio_console_ = "none";
 };
+
+// The layers below know the file or TAP that was wrong, not the option it came from.
+template <class Open>
+auto for_option(const char* option, Open open) {
+  try {
+    return open();
+  } catch (const UsageError& error) {
+    throw UsageError(std::string(option) + ": " + error.what());
+  }
+}
+
+// A day: beyond it a time in nanoseconds is no longer safe to add to.
+inline constexpr std::uint64_t kMaxMilliseconds = 86'400'000;
+// --heartbeat-ms and --timeout-ms. Throws UsageError naming the option.
+void check_timing(std::uint64_t heartbeat_ms, std::uint64_t timeout_ms);
+// Opens the file for writing, so that a wrong path is said now and not when there is something to write. Empty: none.
+void check_writable(const std::string& option, const std::string& path);
 
 // "512M", "2G", "65536K" or plain bytes. Throws UsageError naming `option`.
 [[nodiscard]] std::uint64_t parse_size(const std::string& option, const std::string& text);

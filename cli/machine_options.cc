@@ -37,6 +37,21 @@ void MachineOptions::check() const {
   (void)host_.nets();
 }
 
+std::unique_ptr<vmm::Machine> MachineOptions::boot(vmm::Backends& backends, vmm::InputGate& input,
+                                                   vmm::OutputGate& output) const {
+  try {
+    return vmm::Machine::boot(config(backends), {kernel_, initrd_, command_line_}, backends, input, output,
+                              machine_options());
+  } catch (const UsageError& error) {
+    // The loader calls things by their names, which are the options' too.
+    const std::string text = error.what();
+    for (const char* name : {"kernel", "initrd", "cmdline", "memory"}) {
+      if (text.rfind(name, 0) == 0) throw UsageError("--" + text);
+    }
+    throw;
+  }
+}
+
 vmm::MachineConfig MachineOptions::config(vmm::Backends& backends) const {
   vmm::MachineConfig config;
   config.memory_bytes = parse_size("--memory", memory_);

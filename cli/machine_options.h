@@ -13,14 +13,16 @@ class MachineOptions {
   void add_to(CLI::App& app);
 
   [[nodiscard]] const HostOptions& host() const { return host_; }
-  // Throw UsageError naming the option.
-  [[nodiscard]] vmm::MachineConfig config(vmm::Backends& backends) const;
-  [[nodiscard]] vmm::BootSource boot_source() const { return {kernel_, initrd_, command_line_}; }
-  [[nodiscard]] vmm::MachineOptions machine_options() const;
+  // Throws UsageError naming the option.
+  [[nodiscard]] std::unique_ptr<vmm::Machine> boot(vmm::Backends& backends, vmm::InputGate& input,
+                                                   vmm::OutputGate& output) const;
   // What can be said without opening anything.
   void check() const;
 
  private:
+  [[nodiscard]] vmm::MachineConfig config(vmm::Backends& backends) const;
+  [[nodiscard]] vmm::MachineOptions machine_options() const;
+
   HostOptions host_;
   std::string kernel_;
   std::string initrd_;

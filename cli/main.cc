@@ -51,9 +51,12 @@ int main(int argc, char** argv) {
   CLI::App app("Pollux runs a virtual machine on two or more hosts as one logical machine that outlives any of them.");
   app.set_version_flag("--version", "pollux " POLLUX_VERSION);
   app.footer(kFooter);
+  app.name("pollux");
   app.require_subcommand(1);
   std::string log_level = "info";
-  app.add_option("--log-level", log_level, "trace, debug, info, warning, error")->capture_default_str();
+  app.add_option("--log-level", log_level, "how much is logged")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error"}))
+      ->capture_default_str();
   app.parse_complete_callback([&] { spdlog::set_level(spdlog::level::from_str(log_level)); });
   int exit_code = 0;
   cli::add_vm(app, exit_code);

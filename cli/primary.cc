@@ -31,6 +31,9 @@ struct PrimaryCommand {
   std::string statistics;
 };
 
+// Less could not hold one message.
+constexpr std::uint64_t kSmallestBuffer = 4 << 20;
+
 primary::PrimaryOptions to_options(const PrimaryCommand& command) {
   if (command.backups.empty() || command.backups.size() > protocol::kMaxBackups) {
     throw UsageError("--backup: expected 1 to 3 addresses");
@@ -39,14 +42,16 @@ primary::PrimaryOptions to_options(const PrimaryCommand& command) {
     throw UsageError("--peer-key: expected one, or one for each --backup in the same order");
   }
   if (command.epoch_ms < 1 || command.epoch_ms > 10'000) throw UsageError("--epoch-ms: expected 1 to 10000");
-  if (command.heartbeat_ms < 1 || command.timeout_ms < 2 * command.heartbeat_ms) {
-    throw UsageError("--timeout-ms: expected at least twice --heartbeat-ms");
+  check_timing(command.heartbeat_ms, command.timeout_ms);
+  if (command.connect_timeout_ms < 1 || command.connect_timeout_ms > kMaxMilliseconds) {
+    throw UsageError("--connect-timeout-ms: expected 1 to " + std::to_string(kMaxMilliseconds));
   }
   primary::PrimaryOptions options;
   for (std::size_t i = 0; i < command.backups.size(); ++i) {
     const std::string& key = command.peer_keys[command.peer_keys.size() == 1 ? 0 : i];
     options.backups.push_back(
-        {protocol::parse_address(command.backups[i]), protocol::session::load_public_key(key)});
+        {for_option("--backup", [&] { return protocol::parse_address(command.backups[i]); }),
+         for_option("--peer-key", [&] { return protocol::session::load_public_key(key); })});
   }
   options.epoch_length = std::chrono::milliseconds(command.epoch_ms);
   options.silence_timeout = std::chrono::milliseconds(command.timeout_ms);
@@ -54,6 +59,10 @@ primary::PrimaryOptions to_options(const PrimaryCommand& command) {
   options.connect_timeout = std::chrono::milliseconds(command.connect_timeout_ms);
   options.staging_bytes = parse_size("--staging", command.staging);
   options.held_bytes = parse_size("--held", command.held);
+  if (options.staging_bytes < kSmallestBuffer || options.held_bytes < kSmallestBuffer) {
+    throw UsageError("--staging, --held: expected at least 4M");
+  }
+  check_writable("--stats", command.statistics);
   options.statistics_path = command.statistics;
   return options;
 }
@@ -63,7 +72,7 @@ int run_primary(const PrimaryCommand& command) {
   protocol::session::initialize_crypto();
   SignalWatcher signals;
   primary::PrimaryOptions options = to_options(command);
-  const auto key = protocol::session::load_secret_key(command.key);
+  const auto key = for_option("--key", [&] { return protocol::session::load_secret_key(command.key); });
   primary::Primary* running = nullptr;
   const std::unique_ptr<vmm::Backends> backends = command.machine.host().open([&] { running->stop(); });
   // A live line would garble a guest's console on the same terminal.
@@ -71,13 +80,11 @@ int run_primary(const PrimaryCommand& command) {
   primary::Primary primary(std::move(options));
   running = &primary;
   signals.on_signal([&] { primary.stop(); });
-  primary.connect(key);
-  if (signals.received() != 0) return 128 + signals.received();
   vmm::PassThroughInput input;
-  const vmm::MachineExit exit = primary.run(*backends, [&](vmm::OutputGate& output) {
-    return vmm::Machine::boot(command.machine.config(*backends), command.machine.boot_source(), *backends, input, output,
-                              command.machine.machine_options());
+  const vmm::MachineExit exit = primary.run(key, *backends, [&](vmm::OutputGate& output) {
+    return command.machine.boot(*backends, input, output);
   });
+  signals.disarm();
   return exit_code_of(exit, signals.received());
 }
 

@@ -25,7 +25,9 @@ SignalWatcher::SignalWatcher() {
   ::signal(SIGPIPE, SIG_IGN);
 }
 
-SignalWatcher::~SignalWatcher() {
+SignalWatcher::~SignalWatcher() { disarm(); }
+
+void SignalWatcher::disarm() {
   if (!thread_.joinable()) return;
   leaving_ = true;
   pthread_kill(thread_.native_handle(), SIGUSR1);

@@ -16,6 +16,8 @@ class SignalWatcher {
   // `stop` is called on the watcher's thread at the first signal (at once, if it came already). A second signal ends
   // the process without ceremony. Once only.
   void on_signal(std::function<void()> stop);
+  // No later signal calls `stop`: what it refers to may go. Waits for a call under way.
+  void disarm();
   // The signal that came, or 0.
   [[nodiscard]] int received() const { return received_; }
 

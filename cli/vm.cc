@@ -25,14 +25,14 @@ int run_vm(const MachineOptions& options) {
   const std::unique_ptr<vmm::Backends> backends = options.host().open(stop);
   vmm::PassThroughInput input;
   vmm::PassThroughOutput output(*backends);
-  const auto vm = vmm::Machine::boot(options.config(*backends), options.boot_source(), *backends, input, output,
-                                     options.machine_options());
+  const auto vm = options.boot(*backends, input, output);
   machine = vm.get();
   signals.on_signal(stop);
   if (leave) vm->request_exit();
   vm->resume();
   std::optional<vmm::MachineExit> exit;
   while (!exit) exit = vm->wait_for_exit(std::chrono::seconds(1));
+  signals.disarm();
   vm->pause();
   machine = nullptr;
   for (std::uint32_t i = 0; i < backends->disk_count(); ++i) (void)backends->disk({i}).sync();

@@ -173,10 +173,11 @@ void EpochEngine::committed(EpochId epoch, bool durable_first) {
 }
 
 void EpochEngine::lose_protection() {
+  // The guest stands still meanwhile: one that goes on emitting would never let the gate come to an end.
   machine_.pause();
   machine_.stop_dirty_tracking();
-  machine_.resume();
   gate_.pass();
+  machine_.resume();
   protected_ = false;
   statistics_.set_protection("unprotected");
 }

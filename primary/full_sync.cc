@@ -116,7 +116,7 @@ bool FullSync::compare_disk(Target& target, vmm::DiskIndex disk) {
 bool FullSync::send_all_memory() { return send_pages(machine_.memory().all_gfns()); }
 
 // Reads pages while the guest runs: whatever changes meanwhile is dirty again and comes in a later round.
-bool FullSync::send_pages(const std::vector<Gfn>& gfns) {
+bool FullSync::send_pages(const std::vector<Gfn>& gfns, Sending sending) {
   const vmm::GuestMemory& memory = machine_.memory();
   std::unique_ptr<PageChunk> chunk;
   std::vector<Gfn> zeros;
@@ -126,7 +126,7 @@ bool FullSync::send_pages(const std::vector<Gfn>& gfns) {
       continue;
     }
     if (!chunk) {
-      if (abandoned()) return false;
+      if (sending == Sending::kMayBeAbandoned && abandoned()) return false;
       chunk = pool_.acquire();
       if (!chunk) return false;
     }
@@ -192,7 +192,8 @@ void FullSync::final_pause(std::vector<Gfn> dirty) {
   gate_.track_writes(nullptr);
   for (Target& target : targets_) target.blocks = written;
   (void)send_blocks();
-  (void)send_pages(dirty);
+  // Whole, whatever happens meanwhile: what SyncEnd speaks for must not lack a page.
+  (void)send_pages(dirty, Sending::kWhole);
   const auto state = std::make_shared<const Bytes>(machine_.save());
   machine_.resume();
   for (const Target& target : targets_) {

@@ -52,7 +52,8 @@ class FullSync {
   bool compare_disks();
   bool compare_disk(Target& target, vmm::DiskIndex disk);
   bool send_all_memory();
-  bool send_pages(const std::vector<vmm::Gfn>& gfns);
+  enum class Sending { kMayBeAbandoned, kWhole };
+  bool send_pages(const std::vector<vmm::Gfn>& gfns, Sending sending = Sending::kMayBeAbandoned);
   void send_batch(std::shared_ptr<const PageBatch> batch);
   bool send_blocks();
   void send_block_run(Target& target, std::span<const BlockRef> run);

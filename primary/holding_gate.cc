@@ -31,7 +31,7 @@ bool HoldingGate::transmit(vmm::NicIndex nic, ByteView frame) {
     backends_.nic(nic).send(frame);
     return true;
   }
-  if (held_bytes_ + frame.size() > held_limit_) {
+  if (held_bytes_ > 0 && held_bytes_ + frame.size() > held_limit_) {
     refused_frame_ = true;
     return false;
   }
@@ -208,6 +208,13 @@ void HoldingGate::pass() {
   changed_.notify_all();
   lock.unlock();
   if (room && on_room_) on_room_();
+}
+
+void HoldingGate::abandon() {
+  const std::lock_guard lock(mutex_);
+  image_failed_ = stop_ = true;
+  to_write_.clear();
+  changed_.notify_all();
 }
 
 void HoldingGate::drain() {

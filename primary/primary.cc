@@ -2,9 +2,10 @@
 
 #include <sodium.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
-#include <cstdio>
+#include <algorithm>
+#include <atomic>
+#include <thread>
 
 #include "primary/epoch_engine.h"
 #include "primary/replica_driver.h"
@@ -40,28 +41,69 @@ protocol::GoodbyeReason goodbye_reason(vmm::ExitReason reason) {
   }
 }
 
-// Until connected, the time is over, or `stop` is asked for. Null: not reached.
-std::unique_ptr<protocol::Link> connect_to(const BackupAddress& backup, const protocol::session::SecretKey& key,
-                                           std::chrono::steady_clock::time_point deadline,
-                                           std::chrono::milliseconds stall_timeout,
-                                           const EngineMailbox& mailbox) {
-  std::string last_failure;
-  while (!mailbox.stopping()) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-    if (left <= 0ms) break;
-    try {
-      protocol::LinkOptions options;
-      options.deadline = left;
-      options.stall_timeout = stall_timeout;
-      return protocol::Link::connect(backup.address, key, backup.key, options);
-    } catch (const protocol::LinkError& failure) {
-      if (last_failure != failure.what()) spdlog::info("{}; trying again", failure.what());
-      last_failure = failure.what();
-      ::usleep(100'000);  // a backup that is being started: there is nothing to wait on but time
+// Connects to all backups at the same time. Once one is connected the others have little time left: it waits for its
+// Hello.
+class Connector {
+ public:
+  Connector(const PrimaryOptions& options, const protocol::session::SecretKey& key, const EngineMailbox& mailbox)
+      : options_(options),
+        key_(key),
+        mailbox_(mailbox),
+        deadline_((Clock::now() + options.connect_timeout).time_since_epoch()),
+        links_(options.backups.size()) {}
+
+  // By BackupId; null: not reached.
+  std::vector<std::unique_ptr<protocol::Link>> connect_all() {
+    std::vector<std::thread> threads;
+    for (std::size_t i = 0; i < links_.size(); ++i) threads.emplace_back([this, i] { connect(i); });
+    for (std::thread& thread : threads) thread.join();
+    return std::move(links_);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  [[nodiscard]] std::chrono::milliseconds time_left() const {
+    const auto left = deadline_.load() - Clock::now().time_since_epoch();
+    return std::chrono::duration_cast<std::chrono::milliseconds>(left);
+  }
+
+  void connect(std::size_t index) {
+    const BackupAddress& backup = options_.backups[index];
+    std::string last_failure;
+    while (!mailbox_.stopping() && time_left() > 0ms) {
+      try {
+        protocol::LinkOptions link;
+        // In slices, so that a mute peer delays neither the end nor the other backups for long.
+        link.deadline = std::min<std::chrono::milliseconds>(time_left(), 1000ms);
+        link.stall_timeout = options_.silence_timeout;
+        links_[index] = protocol::Link::connect(backup.address, key_, backup.key, link);
+        spdlog::info("backup {} is {}", index, to_string(backup.address));
+        hurry_the_others();
+        return;
+      } catch (const protocol::LinkError& failure) {
+        if (last_failure != failure.what()) spdlog::info("{}; trying again", failure.what());
+        last_failure = failure.what();
+        std::this_thread::sleep_for(kRetryInterval);  // a backup that is being started: only time helps
+      }
     }
   }
-  return nullptr;
-}
+
+  void hurry_the_others() {
+    const auto soon = (Clock::now() + options_.silence_timeout / 2).time_since_epoch();
+    Clock::duration planned = deadline_.load();
+    while (soon < planned && !deadline_.compare_exchange_weak(planned, soon)) {
+    }
+  }
+
+  static constexpr auto kRetryInterval = 200ms;
+
+  const PrimaryOptions& options_;
+  const protocol::session::SecretKey& key_;
+  const EngineMailbox& mailbox_;
+  std::atomic<std::chrono::steady_clock::duration> deadline_;
+  std::vector<std::unique_ptr<protocol::Link>> links_;
+};
 
 }  // namespace
 
@@ -72,6 +114,10 @@ struct Primary::Impl {
   EngineMailbox mailbox;
   Statistics statistics;
   std::vector<std::unique_ptr<Shipper>> shippers;  // by BackupId
+  std::string failed_image;  // written by the image's writer before it ends the engine
+
+  void connect(const protocol::session::SecretKey& key);
+  void fail_stop(const std::string& image);
 
   [[nodiscard]] std::vector<Shipper*> shipper_pointers() const {
     std::vector<Shipper*> pointers;
@@ -87,38 +133,38 @@ void Primary::stop() { impl_->mailbox.stop(); }
 
 const Statistics& Primary::statistics() const { return impl_->statistics; }
 
-void Primary::connect(const protocol::session::SecretKey& key) {
-  const auto deadline = std::chrono::steady_clock::now() + impl_->options.connect_timeout;
-  std::size_t connected = 0;
-  for (const BackupAddress& backup : impl_->options.backups) {
-    auto link = connect_to(backup, key, deadline, impl_->options.silence_timeout, impl_->mailbox);
-    if (link) {
-      spdlog::info("backup {} is {}", impl_->shippers.size(), to_string(backup.address));
-      ++connected;
-    }
-    impl_->shippers.push_back(link ? std::make_unique<Shipper>(std::move(link)) : nullptr);
+void Primary::Impl::connect(const protocol::session::SecretKey& key) {
+  bool any = false;
+  for (auto& link : Connector(options, key, mailbox).connect_all()) {
+    any |= link != nullptr;
+    shippers.push_back(link ? std::make_unique<Shipper>(std::move(link)) : nullptr);
   }
-  if (connected == 0 && !impl_->mailbox.stopping()) {
-    throw Error("no backup could be reached within " + std::to_string(impl_->options.connect_timeout.count()) +
+  if (!any && !mailbox.stopping()) {
+    throw Error("no backup could be reached within " + std::to_string(options.connect_timeout.count()) +
                 " ms: is `pollux backup` running there, with this host's public key as --peer-key?");
   }
 }
 
-vmm::MachineExit Primary::run(vmm::Backends& backends, const MakeMachine& make_machine) {
+// The image's writer calls this; the guest was told that the write is done.
+void Primary::Impl::fail_stop(const std::string& image) {
+  spdlog::critical("cannot write committed data to {}: this host stops", image);
+  failed_image = image;
+  for (const auto& shipper : shippers) {
+    if (shipper) shipper->abort();  // without a goodbye: a backup takes over
+  }
+  mailbox.stop();
+}
+
+vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Backends& backends,
+                              const MakeMachine& make_machine) {
   const PrimaryOptions& options = impl_->options;
   PagePool pool(options.staging_bytes);
   ReplicaDriver* driver_pointer = nullptr;
   HoldingGate gate(backends, options.held_bytes,
                    {.durable = [&](protocol::EpochId epoch) { driver_pointer->post(protocol::primary::EpochDurable{epoch}); },
-                    .image_failed =
-                        [&](const std::string& image) {
-                          spdlog::critical("cannot write committed data to {}: this host stops, a backup takes over", image);
-                          for (const auto& shipper : impl_->shippers) {
-                            if (shipper) shipper->abort();
-                          }
-                          impl_->mailbox.stop();
-                        }});
+                    .image_failed = [&](const std::string& image) { impl_->fail_stop(image); }});
   const std::unique_ptr<vmm::Machine> machine = make_machine(gate);
+  impl_->connect(key);
 
   protocol::PrimaryConfig config;
   config.hello = make_hello(machine->config());
@@ -136,9 +182,23 @@ vmm::MachineExit Primary::run(vmm::Backends& backends, const MakeMachine& make_m
   engine_pointer = &engine;
 
   driver.start();
-  StatusReporter reporter(impl_->statistics, options.statistics_path, options.status_line);
-  const vmm::MachineExit exit = engine.run();
-  impl_->statistics.set_protection("ended");
+  vmm::MachineExit exit{};
+  try {
+    const StatusReporter reporter(impl_->statistics, options.statistics_path, options.status_line);
+    exit = engine.run();
+    impl_->statistics.set_protection("ended");
+  } catch (...) {
+    // This host failed: no goodbye, so that a backup takes over. In this order: nobody may call what is gone.
+    driver.stop();
+    impl_->shippers.clear();
+    gate.abandon();
+    throw;
+  }
+  if (!impl_->failed_image.empty()) {
+    driver.stop();
+    impl_->shippers.clear();
+    throw Error("cannot write committed data to " + impl_->failed_image);
+  }
   driver.post(protocol::primary::Stop{goodbye_reason(exit.reason)});
   driver.stop();
   for (const auto& shipper : impl_->shippers) {

@@ -45,11 +45,12 @@ class Primary {
   explicit Primary(PrimaryOptions options);
   ~Primary();
 
-  // Connects to the backups. Throws Error when none can be reached in time; the others are gone on without.
-  void connect(const protocol::session::SecretKey& key);
-  // Protects and runs the machine until it ends, and returns how. `make_machine` is given the gate to build it on.
+  // Builds the machine (`make_machine` is given the gate to build it on), connects to the backups, then protects and
+  // runs it until it ends, and returns how. Throws Error when no backup can be reached in time (those that can are
+  // enough), and when this host failed: an image refused a committed write, and a backup takes over.
   using MakeMachine = std::function<std::unique_ptr<vmm::Machine>(vmm::OutputGate&)>;
-  vmm::MachineExit run(vmm::Backends& backends, const MakeMachine& make_machine);
+  vmm::MachineExit run(const protocol::session::SecretKey& key, vmm::Backends& backends,
+                       const MakeMachine& make_machine);
 
   // Any thread: an orderly end.
   void stop();

@@ -17,7 +17,8 @@ TimePoint now() { return std::chrono::steady_clock::now(); }
 
 ReplicaDriver::ReplicaDriver(protocol::PrimaryConfig config, std::vector<Shipper*> shippers, EngineMailbox& mailbox,
                              Statistics& statistics, std::function<void(protocol::EpochId, bool)> on_commit)
-    : replica_(std::move(config)),
+    : silence_timeout_(config.timing.silence_timeout),
+      replica_(std::move(config)),
       shippers_(std::move(shippers)),
       mailbox_(mailbox),
       statistics_(statistics),
@@ -64,6 +65,7 @@ void ReplicaDriver::stop() {
 }
 
 void ReplicaDriver::run() {
+  TimePoint last_turn = now();
   for (;;) {
     bool activity = false;
     {
@@ -77,11 +79,16 @@ void ReplicaDriver::run() {
       if (stopping_ && events_.empty()) return;
       activity = std::exchange(activity_, false);
     }
+    // A backup is silent only for one who listens: after a stall of our own the time counts afresh.
+    const TimePoint turn = now();
+    const bool stalled = turn - last_turn > silence_timeout_ / 2;
+    last_turn = turn;
     step_posted_events();
     for (std::uint32_t i = 0; i < shippers_.size(); ++i) {
       if (shippers_[i] == nullptr) continue;
       if (activity) receive_from({i});
-      handle(replica_.step(event::Heard{{i}, shippers_[i]->link().last_received()}, now()));
+      const TimePoint heard = stalled ? turn : shippers_[i]->link().last_received();
+      handle(replica_.step(event::Heard{{i}, heard}, now()));
     }
     handle(replica_.step(event::Tick{}, now()));
   }
@@ -136,7 +143,12 @@ void ReplicaDriver::carry_out(const event::Protected& effect) {
   statistics_.set_backups(protecting_.size());
 }
 
-void ReplicaDriver::carry_out(const event::Committed& effect) { on_commit_(effect.epoch, effect.durable_first); }
+// Once protection is lost, an epoch without a flush must not let out those before it either: only the engine does, and
+// makes the images durable first.
+void ReplicaDriver::carry_out(const event::Committed& effect) {
+  unprotected_ |= effect.durable_first || replica_.unprotected();
+  on_commit_(effect.epoch, unprotected_);
+}
 
 void ReplicaDriver::carry_out(const event::DropBackup& effect) {
   spdlog::warn("backup {}: dropped: {}", to_string(effect.backup), effect.reason);
@@ -148,6 +160,7 @@ void ReplicaDriver::carry_out(const event::DropBackup& effect) {
 }
 
 void ReplicaDriver::carry_out(const event::Unprotected&) {
+  unprotected_ = true;
   spdlog::warn("no backup is left: the guest goes on unprotected");
   mailbox_.unprotected();
 }

@@ -2,6 +2,7 @@
 // its effects.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -45,12 +46,14 @@ class ReplicaDriver {
   void carry_out(const protocol::primary::DropBackup& effect);
   void carry_out(const protocol::primary::Unprotected& effect);
 
+  const std::chrono::nanoseconds silence_timeout_;
   protocol::PrimaryReplica replica_;
   std::vector<Shipper*> shippers_;
   EngineMailbox& mailbox_;
   Statistics& statistics_;
   std::function<void(protocol::EpochId, bool)> on_commit_;
   std::vector<bool> down_reported_;
+  bool unprotected_ = false;
   std::set<protocol::BackupId> protecting_;
 
   std::mutex mutex_;

@@ -71,7 +71,6 @@ Row measure(std::uint64_t pages, std::uint64_t epochs) {
       std::max<std::chrono::microseconds>(kShortestEpoch, pages * kPerPage));
   options.silence_timeout = 10s;
   primary::Primary primary(options);
-  primary.connect(primary_key);
   const auto primary_side = testing::no_backends();
   vmm::PassThroughInput input;
   Row row{pages, 0, {}};
@@ -79,7 +78,7 @@ Row measure(std::uint64_t pages, std::uint64_t epochs) {
     while (primary.statistics().summary().committed.value < epochs) std::this_thread::sleep_for(5ms);
     primary.stop();
   });
-  (void)primary.run(*primary_side, [&](vmm::OutputGate& output) {
+  (void)primary.run(primary_key, *primary_side, [&](vmm::OutputGate& output) {
     auto machine = vmm::Machine::boot(testing::page_writer_config(kMemory), testing::page_writer_source(), *primary_side,
                                       input, output);
     row.memcpy_us = memcpy_us(machine->memory(), pages);

@@ -35,8 +35,7 @@ int main(int argc, char** argv) {
     options.epoch_length = 10ms;
     options.silence_timeout = 20s;
     primary::Primary primary(options);
-    primary.connect(key);
-    const auto backends = testing::no_backends();
+      const auto backends = testing::no_backends();
     vmm::PassThroughInput input;
     std::thread([&] {
       const auto summary = [&] { return primary.statistics().summary(); };
@@ -50,7 +49,7 @@ int main(int argc, char** argv) {
       std::puts("committed without a backup");
       std::fflush(stdout);
     }).detach();
-    (void)primary.run(*backends, [&](vmm::OutputGate& output) {
+    (void)primary.run(key, *backends, [&](vmm::OutputGate& output) {
       auto machine = vmm::Machine::boot(testing::page_writer_config(number(4) << 20), testing::page_writer_source(),
                                         *backends, input, output);
       testing::PageWriter(machine->memory()).request(guests::WriterMode::kMix, number(5), number(6), number(7));

@@ -266,6 +266,8 @@ std::unique_ptr<Machine> Machine::restore(const MachineConfig& config, std::uniq
   return std::make_unique<Machine>(std::move(impl));
 }
 
+void check_host() { (void)kvm::System(); }
+
 Machine::Machine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Machine::~Machine() = default;
 

@@ -48,6 +48,9 @@ struct MachineOptions {
   std::optional<DirtyLog> dirty_log;
 };
 
+// Throws UsageError or Error, in one line, when this host cannot run machines: no /dev/kvm, or one that lacks something.
+void check_host();
+
 class Machine {
  public:
   // Both throw UsageError for a bad kernel, initrd or config, Error when KVM refuses. The machine starts

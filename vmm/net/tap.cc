@@ -1,7 +1,7 @@
 #include "vmm/net/tap.h"
 
 #include <fcntl.h>
-#include <linux/if.h>
+#include <net/if.h>
 #include <linux/if_tun.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -61,6 +61,10 @@ Tap::Tap(const std::string& name) : name_(name) {
   if (!fd_) {
     throw UsageError("TAP " + name + ": open /dev/net/tun: " + std::strerror(errno) +
                      "; load the module (modprobe tun) or grant access to it");
+  }
+  // TUNSETIFF would create what does not exist: after a typing error a NIC that is connected to nothing.
+  if (::if_nametoindex(name.c_str()) == 0) {
+    throw UsageError("TAP " + name + ": no such interface; make it first (ip tuntap add " + name + " mode tap)");
   }
   std::memcpy(request.ifr_name, name.data(), name.size());
   request.ifr_flags = IFF_TAP | IFF_NO_PI;

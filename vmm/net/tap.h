@@ -34,7 +34,7 @@ class Nic {
 
 class Tap final : public Nic {
  public:
-  // Attaches to (or, with the privilege, creates) the TAP `name`. Throws UsageError naming it when refused.
+  // Attaches to the TAP `name`. Throws UsageError naming it when there is none, or when refused.
   explicit Tap(const std::string& name);
   [[nodiscard]] int poll_fd() const override { return fd_.get(); }
   [[nodiscard]] std::optional<Bytes> receive() override;
