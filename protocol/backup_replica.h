@@ -7,19 +7,14 @@
 //
 // Rules
 //  - A record is applied whole or not at all: ApplyEpoch comes when EpochClose completes it, DiscardPartial
-//  when it
-//    never will be.
+//    when it never will be.
 //  - Epochs are strictly consecutive from the full sync's epoch on; the pieces of a record lie between its
-//  open and
-//    its close; the counts in the close must agree with what was sent.
+//    open and its close; the counts in the close must agree with what was sent.
 //  - An epoch without a flush is acknowledged when it is whole, one with a flush (and the full sync) only
-//  when it
-//    is durable. Acks are in order, and each speaks for all epochs before it.
+//    when it is durable. Acks are in order, and each speaks for all epochs before it.
 //  - The primary is lost when the link goes down or it is silent for the timeout. While protecting: promote
-//  to the
-//    last whole epoch. While syncing: end; half a sync is never promoted. Earlier: back to idle.
-//  - Goodbye ends, never promotes. So does a violation by the primary: whoever broke the rules is still
-//  alive.
+//    to the last whole epoch. While syncing: end; half a sync is never promoted. Earlier: back to idle.
+//  - Goodbye ends, never promotes. So does a violation by the primary: whoever broke the rules is still alive.
 //  - A record holds at most `max_record_bytes` of bodies; more is a violation.
 #pragma once
 

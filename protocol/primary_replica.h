@@ -9,22 +9,17 @@
 //                   -SyncFinished-> settling -first Ack-> protecting;  any -> dropped, for good.
 //
 // Rules
-//  - StartFullSync comes for all welcomed backups at once, as soon as none is connecting or greeting any
-//  more.
-//  - A backup is required from SyncFinished on. An epoch is committed when every required backup acknowledged
-//  it;
-//    so a backup that falls away may advance the commit. With no required backup nothing is committed until
-//    Unprotected. Commits are monotone.
+//  - StartFullSync comes for all welcomed backups at once, as soon as none is connecting or greeting.
+//  - A backup is required from SyncFinished on. An epoch is committed when every required backup has
+//    acknowledged it; so a backup that falls away may advance the commit. With no required backup nothing is
+//    committed until Unprotected. Commits are monotone.
 //  - Durability: an epoch with a flush is committed only when the primary's own image holds all previous
-//  flushed
-//    epochs durably, so that no host that comes back alone lacks more than the last acknowledged flush.
+//    flushed epochs durably, so that no host that comes back alone lacks more than the last acknowledged flush.
 //  - When the last backup is gone: Unprotected, and every closed epoch is committed at once. No backup holds
-//  their
-//    flushes then: Committed says so, and the primary's image must be durable before other outputs leave.
+//    their flushes then: Committed says so, and the primary's image must be durable before other outputs leave.
 //  - Heartbeats go out every interval; a backup silent for the timeout is dropped.
 //  - Ack of an epoch that was never closed, that goes backwards, or comes from a backup that is not synced is
-//  a
-//    violation; so is any message out of its state. Violations drop the backup with the reason.
+//    a violation; so is any message out of its state. Violations drop the backup with the reason.
 #pragma once
 
 #include <chrono>

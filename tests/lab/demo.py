@@ -159,6 +159,7 @@ def main() -> int:
     parser.add_argument("--report", type=Path, default=paths.repository() / "build/demo/report.json")
     args = parser.parse_args()
     tell = Teller()
+    args.report.unlink(missing_ok=True)  # an old one must not be taken for this run's
     try:
         result = run(tell, args)
     except (LabError, ConnectionLost, RedisError, aof.AofError, OSError, subprocess.CalledProcessError) as error:

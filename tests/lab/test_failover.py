@@ -82,7 +82,7 @@ class Failover(unittest.TestCase):
         self.assertTrue(disks[0] == disks[1], "the two disk images differ")
 
     def test_killed_during_full_sync(self):
-        """Half a sync is never promoted: the backup says so and ends; the guest's disk is as it was."""
+        """Half a sync is never promoted: the backup says so and ends."""
         self.guest.primary.wait_for("full sync begins", 120)
         self.guest.castor.power_off()
         self.assertEqual(self.guest.backup.wait(60), 1)
