@@ -108,9 +108,8 @@ void ReplicaImage::store_pages(const std::vector<PageRun>& runs, ByteView body) 
       const vmm::Gfn gfn{run.first.value + i};
       if (run.zero) {
         // Most are zero already: reading one leaves it unallocated, writing would not.
-        const auto page = std::as_const(*memory_).page(gfn);
-        const bool is_zero = page[0] == std::byte{0} && std::memcmp(page.data(), page.data() + 1, kPageSize - 1) == 0;
-        if (!is_zero) std::memset(memory_->writable_page(gfn).data(), 0, kPageSize);
+        const bool already = is_zero(std::as_const(*memory_).page(gfn));
+        if (!already) std::memset(memory_->writable_page(gfn).data(), 0, kPageSize);
       } else {
         std::memcpy(memory_->writable_page(gfn).data(), body.data(), kPageSize);
         body = body.subspan(kPageSize);

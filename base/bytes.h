@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -26,6 +27,13 @@ template <class T>
 MutableByteView mutable_bytes_of(T& object) {
   static_assert(std::is_trivially_copyable_v<T>);
   return std::as_writable_bytes(std::span<T, 1>(&object, 1));
+}
+
+// Whether every byte is zero.
+inline bool is_zero(ByteView bytes) {
+  // Equal to itself shifted by one byte, and the first is zero: memcmp does the rest at full width.
+  return bytes.empty() ||
+         (bytes[0] == std::byte{0} && std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
 }
 
 }  // namespace pollux

@@ -37,7 +37,7 @@ MachineExit EpochEngine::run() {
   machine_.resume();
   std::optional<MachineExit> exit;
   while (!exit) exit = protected_ ? run_protected() : run_unprotected();
-  finish(*exit);
+  finish();
   return *exit;
 }
 
@@ -183,7 +183,7 @@ void EpochEngine::lose_protection() {
 }
 
 // The guest ended: its last outputs are committed like any other before they leave.
-void EpochEngine::finish(const MachineExit&) {
+void EpochEngine::finish() {
   if (protected_) {
     close_epoch();
     while (!mailbox_.wait_for_commit(closed_, kPollInterval) && !mailbox_.is_unprotected()) {

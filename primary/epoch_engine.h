@@ -61,7 +61,7 @@ class EpochEngine {
   void ship_pages(std::unique_ptr<const PageChunk> chunk);
   void ship_in_epoch(const Parcel& parcel);
   void ship(const Parcel& parcel);
-  void finish(const vmm::MachineExit& exit);
+  void finish();
   void lose_protection();
 
   vmm::Machine& machine_;

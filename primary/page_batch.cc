@@ -1,6 +1,5 @@
 #include "primary/page_batch.h"
 
-#include <cstring>
 #include <utility>
 
 namespace pollux::primary {
@@ -32,12 +31,6 @@ void add_body(PageBatch& batch, ByteView page) {
 }
 
 }  // namespace
-
-bool is_zero(ByteView bytes) {
-  // Equal to itself shifted by one byte, and the first is zero: memcmp does the rest at full width.
-  return bytes.empty() ||
-         (bytes[0] == std::byte{0} && std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
-}
 
 std::shared_ptr<const PageBatch> make_batch(std::unique_ptr<const PageChunk> chunk) {
   static_assert(kPagesPerChunk <= protocol::kMaxPagesPerMessage && kPagesPerChunk <= protocol::kMaxRunsPerMessage);

@@ -21,9 +21,6 @@ struct PageBatch {
   [[nodiscard]] std::uint64_t body_bytes() const { return pages * kPageSize; }
 };
 
-// Whether every byte is zero.
-[[nodiscard]] bool is_zero(ByteView bytes);
-
 // Finds the zero pages among copied pages (which need not be sent) and joins neighbours into runs.
 [[nodiscard]] std::shared_ptr<const PageBatch> make_batch(std::unique_ptr<const PageChunk> chunk);
 
