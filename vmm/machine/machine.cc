@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <thread>
 
 #include "base/error.h"
 #include "vmm/boot/boot_loader.h"
@@ -117,8 +118,9 @@ void Machine::Impl::create_vcpus(kvm::CpuidTable machine_cpuid) {
   for (std::uint32_t id = 0; id < config_.vcpus; ++id) {
     vcpus_.push_back(std::make_unique<kvm::Vcpu>(vm_, id, cpuid_));
   }
+  const bool may_spin = std::thread::hardware_concurrency() > config_.vcpus;  // one more: the controlling thread
   for (const auto& vcpu : vcpus_) {
-    threads_.push_back(std::make_unique<VcpuThread>(vm_, *vcpu, devices_.buses(),
+    threads_.push_back(std::make_unique<VcpuThread>(vm_, *vcpu, devices_.buses(), may_spin,
                                                     [this](MachineExit exit) { end(std::move(exit)); }));
   }
 }
@@ -177,6 +179,7 @@ void Machine::Impl::pause() {
   for (const auto& thread : threads_) thread->wait_parked();
   devices_.freeze();
   paused_ = true;
+  for (const auto& thread : threads_) thread->start_capture();
 }
 
 void Machine::Impl::harvest_kvm() {
@@ -216,8 +219,9 @@ Bytes Machine::Impl::save() {
   state.setVersion(kMachineStateVersion);
   write_config(config_, state.initConfig());
   write_cpuid(cpuid_, state);
-  auto vcpus = state.initVcpus(static_cast<unsigned>(vcpus_.size()));
-  for (unsigned i = 0; i < vcpus.size(); ++i) write_vcpu(vcpus_[i]->capture(), vcpus[i]);
+  for (const auto& thread : threads_) thread->start_capture();  // a machine that was never paused is captured now
+  auto vcpus = state.initVcpus(static_cast<unsigned>(threads_.size()));
+  for (unsigned i = 0; i < vcpus.size(); ++i) write_vcpu(threads_[i]->wait_captured(), vcpus[i]);
   const ClockState now = clock();
   state.setClockNs(now.kvmclock_ns);
   state.setRealtimeNs(now.realtime_ns);
