@@ -31,6 +31,8 @@ struct Backup::Impl {
 
   std::unique_ptr<protocol::Link> wait_for_primary();
   BackupEnd take_over(ReplicationSession& session, const SessionOutcome& outcome, vmm::Backends& backends);
+  vmm::MachineExit run_promoted(vmm::Machine& promoted, const PromotedOutput& output, FailoverTimeline timeline,
+                                bool may_send) const;
   void set_session(ReplicationSession* current);
   void report(const FailoverTimeline& timeline) const;
   [[nodiscard]] bool stopping() {
@@ -75,7 +77,10 @@ BackupEnd Backup::run(vmm::Backends& backends) {
     spdlog::info("primary connected from {}", link->peer_address());
     ReplicationSession session(std::move(link), backends,
                                {impl_->options.heartbeat_interval, impl_->options.silence_timeout},
-                               impl_->options.staging_bytes);
+                               impl_->options.staging_bytes,
+                               [&](const vmm::MachineConfig& config, ByteView state) {
+                                 rehearse_restore(config, state, backends);
+                               });
     impl_->set_session(&session);
     const SessionOutcome outcome = session.run();
     impl_->set_session(nullptr);
@@ -105,14 +110,8 @@ BackupEnd Backup::Impl::take_over(ReplicationSession& session, const SessionOutc
                             .promoted = {},
                             .first_entry = {},
                             .first_frame = {}};
-  std::mutex timeline_mutex;
-  std::condition_variable first_frame;
   vmm::PassThroughInput input;
-  PromotedOutput output(backends, [&] {
-    const std::lock_guard lock(timeline_mutex);
-    timeline.first_frame = now();
-    first_frame.notify_all();
-  });
+  PromotedOutput output(backends);
   ReplicaImage& image = session.image();
   const auto restored = vmm::Machine::restore(image.config(), image.take_memory(), image.state(), backends, input, output);
   timeline.promoted = now();
@@ -120,24 +119,11 @@ BackupEnd Backup::Impl::take_over(ReplicationSession& session, const SessionOutc
   output.watch_for_first_frame();
   restored->resume();
   {
-    const std::lock_guard lock(timeline_mutex);
-    timeline.first_entry = now();
-  }
-  {
     const std::lock_guard lock(mutex);
     machine = restored.get();
     if (stop_requested) restored->request_exit();
   }
-  {
-    // A machine without a NIC, or an idle one, sends nothing: the timeline is not held back for ever.
-    const auto longest_wait = backends.nic_count() > 0 ? 5s : 0s;
-    std::unique_lock lock(timeline_mutex);
-    first_frame.wait_for(lock, longest_wait, [&] { return timeline.first_frame.has_value(); });
-    report(timeline);
-  }
-  if (options.on_promoted) options.on_promoted(*restored);
-  std::optional<vmm::MachineExit> exit;
-  while (!exit) exit = restored->wait_for_exit(1s);
+  const vmm::MachineExit exit = run_promoted(*restored, output, std::move(timeline), backends.nic_count() > 0);
   {
     const std::lock_guard lock(mutex);
     machine = nullptr;
@@ -145,6 +131,27 @@ BackupEnd Backup::Impl::take_over(ReplicationSession& session, const SessionOutc
   if (!restored->paused()) restored->pause();
   for (std::uint32_t i = 0; i < backends.disk_count(); ++i) (void)backends.disk({i}).sync();
   return {.machine = exit, .failed = false, .reason = "promoted"};
+}
+
+// Until it ends. The timeline is reported when it is complete; for a guest that sends nothing, after a while.
+vmm::MachineExit Backup::Impl::run_promoted(vmm::Machine& promoted, const PromotedOutput& output,
+                                            FailoverTimeline timeline, bool may_send) const {
+  constexpr auto kLongestWait = 5s;
+  bool reported = false;
+  for (;;) {
+    const auto exit = promoted.wait_for_exit(reported ? 1000ms : 5ms);
+    if (!reported) {
+      timeline.first_entry = promoted.first_entry();
+      timeline.first_frame = output.first_frame();
+      const bool complete = timeline.first_entry && (timeline.first_frame || !may_send);
+      if (complete || exit || now() - timeline.promoted > kLongestWait) {
+        report(timeline);
+        reported = true;
+        if (options.on_promoted) options.on_promoted(promoted);
+      }
+    }
+    if (exit) return *exit;
+  }
 }
 
 void Backup::Impl::report(const FailoverTimeline& timeline) const {

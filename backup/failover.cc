@@ -13,6 +13,14 @@ double milliseconds(protocol::TimePoint from, protocol::TimePoint to) {
 
 }  // namespace
 
+void rehearse_restore(const vmm::MachineConfig& config, ByteView state, vmm::Backends& backends) {
+  vmm::PassThroughInput input;
+  vmm::PassThroughOutput output(backends);
+  // Never resumed: it listens to no backend, and its memory, which nothing touches, is never allocated.
+  (void)vmm::Machine::restore(config, std::make_unique<vmm::GuestMemory>(config.memory_bytes), state, backends, input,
+                              output);
+}
+
 std::string FailoverTimeline::text() const {
   const auto line = [&](protocol::TimePoint at, const std::string& what) {
     return fmt::format("  {:>9.1f} ms  {}\n", milliseconds(last_heard, at), what);
@@ -22,7 +30,7 @@ std::string FailoverTimeline::text() const {
   text += line(last_heard, "last byte heard of the primary");
   text += line(detected, "primary declared lost");
   text += line(promoted, "promoted: machine restored");
-  text += line(first_entry, "first vCPU entry");
+  if (first_entry) text += line(*first_entry, "first vCPU entry");
   if (first_frame) text += line(*first_frame, "first frame sent by the guest");
   text.pop_back();
   return text;
@@ -35,7 +43,7 @@ std::string FailoverTimeline::json() const {
   object["epoch_received_ms"] = milliseconds(last_heard, epoch_received);
   object["detected_ms"] = milliseconds(last_heard, detected);
   object["promoted_ms"] = milliseconds(last_heard, promoted);
-  object["first_entry_ms"] = milliseconds(last_heard, first_entry);
+  if (first_entry) object["first_entry_ms"] = milliseconds(last_heard, *first_entry);
   if (first_frame) object["first_frame_ms"] = milliseconds(last_heard, *first_frame);
   return boost::json::serialize(object) + "\n";
 }

@@ -22,7 +22,7 @@ struct FailoverTimeline {
   protocol::TimePoint last_heard;
   protocol::TimePoint detected;
   protocol::TimePoint promoted;      // the machine is restored
-  protocol::TimePoint first_entry;   // vCPUs run
+  std::optional<protocol::TimePoint> first_entry;  // of a vCPU into the guest
   std::optional<protocol::TimePoint> first_frame;  // the guest's first, after the announcement
 
   // Several lines for people; milliseconds count from the last byte heard of the primary.
@@ -30,17 +30,23 @@ struct FailoverTimeline {
   [[nodiscard]] std::string json() const;
 };
 
+// Throws Error when this host cannot restore the machine from `state`: better now than when the primary is dead.
+void rehearse_restore(const vmm::MachineConfig& config, ByteView state, vmm::Backends& backends);
+
 // The gate of a promoted machine: passes everything and notes when the guest is first heard.
 class PromotedOutput final : public vmm::OutputGate {
  public:
-  PromotedOutput(vmm::Backends& backends, std::function<void()> on_first_frame)
-      : pass_(backends), on_first_frame_(std::move(on_first_frame)) {}
+  explicit PromotedOutput(vmm::Backends& backends) : pass_(backends) {}
 
   // From here on a frame is the guest's own: what came before was the announcement.
   void watch_for_first_frame() { watching_ = true; }
+  [[nodiscard]] std::optional<protocol::TimePoint> first_frame() const {
+    const protocol::TimePoint at = first_frame_;
+    return at == protocol::TimePoint{} ? std::nullopt : std::optional(at);
+  }
 
   [[nodiscard]] bool transmit(vmm::NicIndex nic, ByteView frame) override {
-    if (watching_.exchange(false)) on_first_frame_();
+    if (watching_.exchange(false)) first_frame_ = std::chrono::steady_clock::now();
     return pass_.transmit(nic, frame);
   }
   void on_room(std::function<void()> callback) override { pass_.on_room(std::move(callback)); }
@@ -58,8 +64,8 @@ class PromotedOutput final : public vmm::OutputGate {
 
  private:
   vmm::PassThroughOutput pass_;
-  std::function<void()> on_first_frame_;
   std::atomic<bool> watching_ = false;
+  std::atomic<protocol::TimePoint> first_frame_{};
 };
 
 }  // namespace pollux::backup

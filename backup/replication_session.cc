@@ -30,10 +30,11 @@ protocol::BackupConfig replica_config(protocol::Timing timing, std::uint64_t sta
 }  // namespace
 
 ReplicationSession::ReplicationSession(std::unique_ptr<protocol::Link> link, vmm::Backends& backends,
-                                       protocol::Timing timing, std::uint64_t staging_bytes)
+                                       protocol::Timing timing, std::uint64_t staging_bytes, Rehearsal rehearsal)
     : link_(std::move(link)),
       backends_(backends),
       staging_bytes_(staging_bytes),
+      rehearsal_(std::move(rehearsal)),
       replica_(replica_config(timing, staging_bytes)),
       silence_timeout_(timing.silence_timeout) {}
 
@@ -237,6 +238,7 @@ void ReplicationSession::carry_out(const event::BeginSync&) { spdlog::info("full
 void ReplicationSession::carry_out(const event::ApplyEpoch& effect) {
   last_whole_at_ = now();
   if (!applier_) {
+    rehearsal_(image_->config(), staged_.state);
     spdlog::info("full sync complete: protecting from the end of epoch {}", effect.epoch.value);
     applier_ = std::make_unique<Applier>(
         *image_, [this](event::Event event) { post(std::move(event)); },

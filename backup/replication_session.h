@@ -7,6 +7,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -33,10 +34,13 @@ struct SessionOutcome {
 
 class ReplicationSession {
  public:
+  // Throws Error when this host could not run the machine from that state.
+  using Rehearsal = std::function<void(const vmm::MachineConfig& config, ByteView state)>;
+
   // Receiving stops while more than `staging_bytes` of whole records wait to be applied; one record may hold at
-  // most as many.
+  // most as many. `rehearsal` is tried with the state at the end of the full sync, before that is acknowledged.
   ReplicationSession(std::unique_ptr<protocol::Link> link, vmm::Backends& backends, protocol::Timing timing,
-                     std::uint64_t staging_bytes);
+                     std::uint64_t staging_bytes, Rehearsal rehearsal);
   ~ReplicationSession();
 
   SessionOutcome run();
@@ -70,6 +74,7 @@ class ReplicationSession {
   std::unique_ptr<protocol::Link> link_;
   vmm::Backends& backends_;
   const std::uint64_t staging_bytes_;
+  const Rehearsal rehearsal_;
   protocol::BackupReplica replica_;
   std::unique_ptr<ReplicaImage> image_;
   std::unique_ptr<Applier> applier_;

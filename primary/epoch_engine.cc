@@ -37,7 +37,7 @@ MachineExit EpochEngine::run() {
   machine_.resume();
   std::optional<MachineExit> exit;
   while (!exit) exit = protected_ ? run_protected() : run_unprotected();
-  finish();
+  if (exit->reason != vmm::ExitReason::kHostFailed) finish();
   return *exit;
 }
 

@@ -38,7 +38,8 @@ class EpochEngine {
               Options options);
 
   // Runs the machine (paused when called) until it ends or the mailbox says stop; everything it emitted has then
-  // been committed and let out. The calling thread is the machine's controlling thread.
+  // been committed and let out, unless this host failed: then nothing more is. The calling thread is the machine's
+  // controlling thread.
   vmm::MachineExit run();
 
   // From the replica thread: outputs of every epoch up to `epoch` may leave. `durable_first`: protection is lost

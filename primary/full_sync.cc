@@ -15,6 +15,16 @@ using vmm::Gfn;
 
 static_assert(kSyncBlockSize == protocol::kDigestBlockBytes);
 
+namespace {
+
+// No replica can be made of this image; the guest, which may never read there, is not to suffer for it.
+class UnreadableImage : public Error {
+ public:
+  using Error::Error;
+};
+
+}  // namespace
+
 FullSync::FullSync(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
                    EngineMailbox& mailbox, Statistics& statistics, std::vector<SyncTarget> targets,
                    std::function<void(BackupId)> before_end)
@@ -35,6 +45,20 @@ bool FullSync::abandoned() const {
 }
 
 bool FullSync::run() {
+  try {
+    return sync();
+  } catch (const UnreadableImage& error) {
+    spdlog::error("full sync: {}: the guest goes on, its backups are given up", error.what());
+    for (const Target& target : targets_) {
+      target.to.shipper->push(message_parcel(protocol::Goodbye{protocol::GoodbyeReason::kDropped, error.what()}));
+      target.to.shipper->close_when_sent();
+    }
+    give_up();
+    return false;
+  }
+}
+
+bool FullSync::sync() {
   // Tracking begins before anything is read, so that whatever changes after it was read is sent again.
   gate_.track_writes(&written_blocks_);
   machine_.pause();
@@ -65,7 +89,7 @@ bool FullSync::run() {
 
 void FullSync::give_up() {
   gate_.track_writes(nullptr);
-  machine_.pause();
+  if (!machine_.paused()) machine_.pause();
   machine_.stop_dirty_tracking();
   machine_.resume();
 }
@@ -94,7 +118,7 @@ bool FullSync::compare_disk(Target& target, vmm::DiskIndex disk) {
     for (std::uint64_t i = 0; i < count; ++i) {
       const std::uint64_t offset = (first + i) * kSyncBlockSize;
       const MutableByteView block = MutableByteView(own).first(std::min(kSyncBlockSize, image.size() - offset));
-      if (!image.read(offset, block)) throw Error("full sync: cannot read " + image.path());
+      if (!image.read(offset, block)) throw UnreadableImage("cannot read " + image.path());
       own_digests[i] = protocol::digest_block(block);
     }
     const auto answer = mailbox_.wait_for_digests(target.to.backup);
@@ -175,7 +199,7 @@ void FullSync::send_block_run(Target& target, std::span<const BlockRef> run) {
     const std::uint64_t offset = block.block * kSyncBlockSize;
     const std::uint64_t length = std::min(kSyncBlockSize, image.size() - offset);
     const MutableByteView into = MutableByteView(*data).subspan(used, length);
-    if (!image.read(offset, into)) throw Error("full sync: cannot read " + image.path());
+    if (!image.read(offset, into)) throw UnreadableImage("cannot read " + image.path());
     const bool zero = is_zero(into);
     message.extents.push_back({offset, length, zero});
     if (!zero) used += length;
@@ -191,7 +215,12 @@ void FullSync::final_pause(std::vector<Gfn> dirty) {
   const std::vector<BlockRef> written = written_blocks_.take();
   gate_.track_writes(nullptr);
   for (Target& target : targets_) target.blocks = written;
-  (void)send_blocks();
+  try {
+    (void)send_blocks();
+  } catch (const UnreadableImage&) {
+    gate_.pass();
+    throw;
+  }
   // Whole, whatever happens meanwhile: what SyncEnd speaks for must not lack a page.
   (void)send_pages(dirty, Sending::kWhole);
   const auto state = std::make_shared<const Bytes>(machine_.save());

@@ -37,8 +37,8 @@ class FullSync {
            EngineMailbox& mailbox, Statistics& statistics, std::vector<SyncTarget> targets,
            std::function<void(protocol::BackupId)> before_end);
 
-  // The machine runs before and after. False: given up, because the engine is to stop or every target was dropped;
-  // the gate passes then.
+  // The machine runs before and after. False: given up, because the engine is to stop, every target was dropped, or
+  // an image cannot be read (then the targets are told and closed); the gate passes then.
   bool run();
 
  private:
@@ -48,6 +48,7 @@ class FullSync {
     std::uint64_t disk_extents = 0;
   };
 
+  bool sync();
   bool abandoned() const;
   bool compare_disks();
   bool compare_disk(Target& target, vmm::DiskIndex disk);

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <mutex>
+#include <optional>
 #include <thread>
 
 #include "primary/epoch_engine.h"
@@ -114,16 +116,24 @@ struct Primary::Impl {
   EngineMailbox mailbox;
   Statistics statistics;
   std::vector<std::unique_ptr<Shipper>> shippers;  // by BackupId
-  std::string failed_image;  // written by the image's writer before it ends the engine
 
   void connect(const protocol::session::SecretKey& key);
-  void fail_stop(const std::string& image);
+  // Any thread: this host may not go on, and a backup takes over. The first reason counts.
+  void fail_stop(const std::string& why);
+  [[nodiscard]] std::optional<std::string> failure() {
+    const std::lock_guard lock(failure_mutex);
+    return failure_;
+  }
 
   [[nodiscard]] std::vector<Shipper*> shipper_pointers() const {
     std::vector<Shipper*> pointers;
     for (const auto& shipper : shippers) pointers.push_back(shipper.get());
     return pointers;
   }
+
+ private:
+  std::mutex failure_mutex;
+  std::optional<std::string> failure_;
 };
 
 Primary::Primary(PrimaryOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
@@ -145,10 +155,13 @@ void Primary::Impl::connect(const protocol::session::SecretKey& key) {
   }
 }
 
-// The image's writer calls this; the guest was told that the write is done.
-void Primary::Impl::fail_stop(const std::string& image) {
-  spdlog::critical("cannot write committed data to {}: this host stops", image);
-  failed_image = image;
+void Primary::Impl::fail_stop(const std::string& why) {
+  {
+    const std::lock_guard lock(failure_mutex);
+    if (failure_) return;
+    failure_ = why;
+  }
+  spdlog::critical("{}: this host stops", why);
   for (const auto& shipper : shippers) {
     if (shipper) shipper->abort();  // without a goodbye: a backup takes over
   }
@@ -162,7 +175,10 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
   ReplicaDriver* driver_pointer = nullptr;
   HoldingGate gate(backends, options.held_bytes,
                    {.durable = [&](protocol::EpochId epoch) { driver_pointer->post(protocol::primary::EpochDurable{epoch}); },
-                    .image_failed = [&](const std::string& image) { impl_->fail_stop(image); }});
+                    // The guest was told that the write is done.
+                    .image_failed = [&](const std::string& image) {
+                      impl_->fail_stop("cannot write committed data to " + image);
+                    }});
   const std::unique_ptr<vmm::Machine> machine = make_machine(gate);
   impl_->connect(key);
 
@@ -187,17 +203,16 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
     const StatusReporter reporter(impl_->statistics, options.statistics_path, options.status_line);
     exit = engine.run();
     impl_->statistics.set_protection("ended");
-  } catch (...) {
-    // This host failed: no goodbye, so that a backup takes over. In this order: nobody may call what is gone.
+    if (exit.reason == vmm::ExitReason::kHostFailed) impl_->fail_stop(exit.detail);
+  } catch (const std::exception& error) {
+    impl_->fail_stop(error.what());
+  }
+  if (const auto why = impl_->failure()) {
+    // In this order: nobody may call what is gone.
     driver.stop();
     impl_->shippers.clear();
     gate.abandon();
-    throw;
-  }
-  if (!impl_->failed_image.empty()) {
-    driver.stop();
-    impl_->shippers.clear();
-    throw Error("cannot write committed data to " + impl_->failed_image);
+    throw Error("this host failed: " + *why);
   }
   driver.post(protocol::primary::Stop{goodbye_reason(exit.reason)});
   driver.stop();

@@ -47,7 +47,8 @@ class Primary {
 
   // Builds the machine (`make_machine` is given the gate to build it on), connects to the backups, then protects and
   // runs it until it ends, and returns how. Throws Error when no backup can be reached in time (those that can are
-  // enough), and when this host failed: an image refused a committed write, and a backup takes over.
+  // enough), and when this host failed (an image refused a committed write, KVM could not go on) and a backup takes
+  // over.
   using MakeMachine = std::function<std::unique_ptr<vmm::Machine>(vmm::OutputGate&)>;
   vmm::MachineExit run(const protocol::session::SecretKey& key, vmm::Backends& backends,
                        const MakeMachine& make_machine);

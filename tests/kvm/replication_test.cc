@@ -17,6 +17,7 @@
 
 #include "backup/backup.h"
 #include "base/error.h"
+#include "primary/primary.h"
 #include "protocol/session/keys.h"
 #include "tests/support/test_machine.h"
 
@@ -171,6 +172,45 @@ TEST_F(Replication, OfTwoBackupsOneMayDie) {
   if (!is_protected) survivor.stop();
   ASSERT_TRUE(survivor_end.get().machine.has_value());
   EXPECT_EQ(checksum, expected);
+}
+
+// A page of the guest's memory fails under the primary: it must not say goodbye, and the backup goes on.
+TEST_F(Replication, ABackupTakesOverFromAHostWhoseKvmFails) {
+  const auto key = protocol::session::load_secret_key(folder_ + "/b");
+  bool ran_on = false;
+  backup::BackupOptions options = backup_options();
+  options.on_promoted = [&](vmm::Machine& machine) {
+    PageWriter writer(machine.memory());
+    writer.request(WriterMode::kTouch, kPages, kSeed);
+    ran_on = writer.wait_until_served();
+    machine.request_exit();
+  };
+  backup::Backup backup(options, key);
+  const auto backup_backends = no_backends();
+  auto end = std::async(std::launch::async, [&] { return backup.run(*backup_backends); });
+
+  primary::PrimaryOptions primary_options;
+  primary_options.backups.push_back({{"127.0.0.1", backup.port()}, key.public_key()});
+  primary_options.silence_timeout = 20s;
+  primary::Primary primary(primary_options);
+  const auto backends = no_backends();
+  vmm::PassThroughInput input;
+  std::thread saboteur;
+  const auto make_machine = [&](vmm::OutputGate& output) {
+    auto machine = vmm::Machine::boot(page_writer_config(kMemoryMib << 20), page_writer_source(), *backends, input, output);
+    saboteur = std::thread([&memory = machine->memory(), &primary] {
+      EXPECT_TRUE(eventually([&] { return primary.statistics().summary().committed.value > 0; }));
+      take_away_page(memory, vmm::GuestAddress{guests::kArenaAddress} + 5 * kPageSize);
+      PageWriter(memory).request(WriterMode::kCycle, 10);
+    });
+    return machine;
+  };
+  const auto own_key = protocol::session::load_secret_key(folder_ + "/a");
+  EXPECT_THROW((void)primary.run(own_key, *backends, make_machine), Error);
+  saboteur.join();
+  const backup::BackupEnd result = end.get();
+  ASSERT_TRUE(result.machine.has_value()) << result.reason;
+  EXPECT_TRUE(ran_on);
 }
 
 TEST_F(Replication, AStrangerIsTurnedAwayAndTheBackupGoesOnWaiting) {

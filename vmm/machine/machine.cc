@@ -87,6 +87,7 @@ class Machine::Impl {
   void announce();
   Bytes save();
 
+  [[nodiscard]] std::optional<std::chrono::steady_clock::time_point> first_entry() const;
   std::optional<MachineExit> wait_for_exit(std::chrono::milliseconds timeout);
   void end(MachineExit exit);
 
@@ -234,6 +235,14 @@ Bytes Machine::Impl::save() {
   return to_bytes(message);
 }
 
+std::optional<std::chrono::steady_clock::time_point> Machine::Impl::first_entry() const {
+  std::optional<std::chrono::steady_clock::time_point> first;
+  for (const auto& thread : threads_) {
+    if (const auto entry = thread->first_entry()) first = first ? std::min(*first, *entry) : *entry;
+  }
+  return first;
+}
+
 void Machine::Impl::end(MachineExit exit) {
   {
     const std::lock_guard lock(exit_mutex_);
@@ -286,6 +295,7 @@ void Machine::stop_dirty_tracking() { impl_->stop_dirty_tracking(); }
 std::vector<Gfn> Machine::harvest_dirty_pages() { return impl_->harvest_dirty_pages(); }
 void Machine::announce() { impl_->announce(); }
 Bytes Machine::save() { return impl_->save(); }
+std::optional<std::chrono::steady_clock::time_point> Machine::first_entry() const { return impl_->first_entry(); }
 std::optional<MachineExit> Machine::wait_for_exit(std::chrono::milliseconds timeout) {
   return impl_->wait_for_exit(timeout);
 }

@@ -88,6 +88,11 @@ void VcpuThread::spin_until(Condition&& condition) const {
   while (may_spin_ && !condition() && std::chrono::steady_clock::now() < end) __builtin_ia32_pause();
 }
 
+std::optional<std::chrono::steady_clock::time_point> VcpuThread::first_entry() const {
+  const std::lock_guard lock(mutex_);
+  return first_entry_;
+}
+
 void VcpuThread::wait_parked() {
   spin_until([this] { return parked_.load(std::memory_order_acquire); });
   std::unique_lock lock(mutex_);
@@ -137,7 +142,7 @@ void VcpuThread::main() {
         try {
           run_until_kicked();
         } catch (const std::exception& error) {
-          crash(error.what());
+          host_failed(error.what());
         }
     }
   }
@@ -156,6 +161,7 @@ VcpuThread::Order VcpuThread::park() {
   if (stopping_) return Order::kStop;
   if (capture_ == Capture::kWanted) return Order::kCapture;
   parked_ = false;
+  if (!first_entry_) first_entry_ = std::chrono::steady_clock::now();
   return Order::kRun;
 }
 
@@ -190,6 +196,10 @@ void VcpuThread::crash(const std::string& detail) {
   ended_({ExitReason::kCrash, fmt::format("vCPU {}: {}", vcpu_.id(), detail)});
 }
 
+void VcpuThread::host_failed(const std::string& detail) {
+  ended_({ExitReason::kHostFailed, fmt::format("vCPU {}: {}", vcpu_.id(), detail)});
+}
+
 void VcpuThread::handle_exit() {
   const kvm_run& run = vcpu_.run_area();
   switch (run.exit_reason) {
@@ -205,7 +215,7 @@ void VcpuThread::handle_exit() {
     case KVM_EXIT_SHUTDOWN: return crash("triple fault");
     case KVM_EXIT_SYSTEM_EVENT: return handle_system_event();
     case KVM_EXIT_FAIL_ENTRY:
-      return crash(
+      return host_failed(
           fmt::format("entry failed, hardware reason {:#x}", run.fail_entry.hardware_entry_failure_reason));
     case KVM_EXIT_INTERNAL_ERROR: return handle_internal_error();
     default: return crash(fmt::format("unexpected exit {} of KVM", run.exit_reason));
@@ -250,7 +260,10 @@ void VcpuThread::handle_internal_error() {
   for (std::uint32_t i = 0; i < std::min<std::uint32_t>(internal.ndata, 16); ++i) {
     data += fmt::format(" {:#x}", internal.data[i]);
   }
-  crash(fmt::format("KVM internal error {} at rip {:#x}:{}", internal.suberror, registers.rip, data));
+  const std::string detail =
+      fmt::format("KVM internal error {} at rip {:#x}:{}", internal.suberror, registers.rip, data);
+  // An instruction that KVM cannot emulate is the guest's choice, and no other host would do better.
+  internal.suberror == KVM_INTERNAL_ERROR_EMULATION ? crash(detail) : host_failed(detail);
 }
 
 }  // namespace pollux::vmm

@@ -8,10 +8,12 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "vmm/kvm/vcpu.h"
@@ -46,6 +48,8 @@ class VcpuThread {
   const kvm::VcpuState& wait_captured();
   // As request_park(), for good: unpark() has no effect any more. From any thread, also this one.
   void halt();
+  // Any thread: when this vCPU entered the guest for the first time.
+  [[nodiscard]] std::optional<std::chrono::steady_clock::time_point> first_entry() const;
 
  private:
   enum class Order { kStop, kCapture, kRun };
@@ -63,6 +67,7 @@ class VcpuThread {
   void handle_system_event();
   void handle_internal_error();
   void crash(const std::string& detail);
+  void host_failed(const std::string& detail);
   void kick();
   [[nodiscard]] bool may_run() const { return wanted_running_ && !halted_ && !stopping_; }
   [[nodiscard]] bool must_park();
@@ -73,7 +78,7 @@ class VcpuThread {
   const bool may_spin_;
   std::function<void(MachineExit)> ended_;
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   // Guarded by mutex_; the atomics are written under it and read without by those who wait awake.
   bool wanted_running_ = false;
@@ -84,6 +89,7 @@ class VcpuThread {
   std::atomic<Capture> capture_ = Capture::kNone;
   const kvm::VcpuState* captured_ = nullptr;
   std::exception_ptr capture_error_;
+  std::optional<std::chrono::steady_clock::time_point> first_entry_;
 
   std::thread thread_;  // last: it uses everything above
 };
