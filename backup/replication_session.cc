@@ -233,7 +233,10 @@ void ReplicationSession::carry_out(const event::ExamineHello& effect) {
   }
 }
 
-void ReplicationSession::carry_out(const event::BeginSync&) { spdlog::info("full sync begins"); }
+void ReplicationSession::carry_out(const event::BeginSync&) {
+  spdlog::info("full sync begins");
+  sync_begun_ = true;
+}
 
 void ReplicationSession::carry_out(const event::ApplyEpoch& effect) {
   last_whole_at_ = now();
@@ -274,7 +277,11 @@ void ReplicationSession::carry_out(const event::Promote& effect) {
 
 void ReplicationSession::carry_out(const event::End& effect) {
   // After a refusal nothing here was touched: a primary with another machine may come.
-  outcome_ = SessionOutcome{.again = refused_, .failed = effect.failed, .reason = effect.reason};
+  std::string reason = effect.reason;
+  if (sync_begun_ && !applier_ && backends_.disk_count() > 0) {
+    reason += "; the disks here are half overwritten: start no guest from them, a new full sync mends them";
+  }
+  outcome_ = SessionOutcome{.again = refused_, .failed = effect.failed, .reason = reason};
 }
 
 }  // namespace pollux::backup

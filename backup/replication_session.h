@@ -83,6 +83,7 @@ class ReplicationSession {
   protocol::TimePoint last_whole_at_;
   bool link_down_seen_ = false;
   bool refused_ = false;
+  bool sync_begun_ = false;
   const std::chrono::nanoseconds silence_timeout_;
   protocol::TimePoint last_turn_;
 

@@ -75,7 +75,7 @@ void add_backup(CLI::App& app, int& exit_code) {
   command->add_option("--heartbeat-ms", options->heartbeat_ms, "interval of heartbeats")->capture_default_str();
   command->add_option("--staging", options->staging, "memory for records that are not yet applied; more than the guest's RAM")->capture_default_str();
   command->add_option("--timeline", options->timeline, "write the failover's timeline to this JSON file")->type_name("FILE");
-  // A terminal would be raw, deaf to Ctrl-C, long before there is a guest to read it.
+  // Usually nobody sits at a backup's terminal, and its log lines would garble a guest's console.
   options->host.add_to(*command, "none");
   add_config_option(*command);
   command->footer("The machine comes from the primary: give only this host's disks and TAPs, in the primary's order.");

@@ -16,7 +16,7 @@ void EngineMailbox::start_full_sync(BackupId backup) {
 
 void EngineMailbox::digests(DigestAnswer answer) {
   const std::lock_guard lock(mutex_);
-  answers_.push_back(std::move(answer));
+  answers_.insert_or_assign(answer.backup, std::move(answer));
   changed_.notify_all();
 }
 
@@ -72,15 +72,9 @@ std::vector<BackupId> EngineMailbox::take_sync_requests() {
 
 std::optional<DigestAnswer> EngineMailbox::wait_for_digests(BackupId backup) {
   std::unique_lock lock(mutex_);
-  const auto find = [&] {
-    return std::find_if(answers_.begin(), answers_.end(), [&](const auto& answer) { return answer.backup == backup; });
-  };
-  changed_.wait(lock, [&] { return stopping_ || dropped_.contains(backup) || find() != answers_.end(); });
-  const auto found = find();
+  changed_.wait(lock, [&] { return stopping_ || dropped_.contains(backup) || answers_.contains(backup); });
   if (stopping_ || dropped_.contains(backup)) return std::nullopt;
-  DigestAnswer answer = std::move(*found);
-  answers_.erase(found);
-  return answer;
+  return std::move(answers_.extract(backup).mapped());
 }
 
 bool EngineMailbox::wait_for_commit(EpochId epoch, std::chrono::nanoseconds timeout) {

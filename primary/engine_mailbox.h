@@ -3,8 +3,8 @@
 
 #include <chrono>
 #include <condition_variable>
-#include <deque>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -50,7 +50,8 @@ class EngineMailbox {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<protocol::BackupId> sync_requests_;
-  std::deque<DigestAnswer> answers_;  // at most one per backup: the engine asks for one at a time
+  // The last of each backup: the engine asks for one at a time, and what nobody asked for is not kept.
+  std::map<protocol::BackupId, DigestAnswer> answers_;
   std::set<protocol::BackupId> dropped_;
   protocol::EpochId committed_{};
   bool unprotected_ = false;

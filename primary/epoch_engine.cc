@@ -72,6 +72,7 @@ std::optional<MachineExit> EpochEngine::run_protected() {
     const EpochId oldest{closed_.value - kMaxEpochsInFlight + 1};
     if (mailbox_.wait_for_commit(oldest, kPollInterval)) break;
     if (auto exit = wait(0ms)) return exit;
+    if (gate_.is_over_limit()) hold_guest(oldest);
   }
   if (mailbox_.is_unprotected()) {
     lose_protection();
@@ -79,6 +80,14 @@ std::optional<MachineExit> EpochEngine::run_protected() {
     close_epoch();
   }
   return std::nullopt;
+}
+
+// It emits faster than epochs are committed, even lengthened ones: it stands still until the oldest is.
+void EpochEngine::hold_guest(EpochId oldest) {
+  machine_.pause();
+  while (!mailbox_.wait_for_commit(oldest, kPollInterval) && !mailbox_.is_unprotected() && !mailbox_.stopping()) {
+  }
+  machine_.resume();
 }
 
 std::optional<MachineExit> EpochEngine::wait(std::chrono::nanoseconds time) {

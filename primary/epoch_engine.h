@@ -56,6 +56,7 @@ class EpochEngine {
   std::optional<vmm::MachineExit> run_unprotected();
   std::optional<vmm::MachineExit> run_protected();
   void sync(const std::vector<protocol::BackupId>& backups);
+  void hold_guest(protocol::EpochId oldest);
   std::optional<vmm::MachineExit> wait(std::chrono::nanoseconds time);
   void close_epoch();
   std::vector<std::unique_ptr<PageChunk>> copy_pages(const std::vector<vmm::Gfn>& gfns);

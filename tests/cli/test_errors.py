@@ -31,6 +31,11 @@ class Errors(unittest.TestCase):
             self.assertEqual(len(lines), 1, result.stderr)
             self.assertIn(named, lines[0])
 
+    def test_commands(self):
+        self.refused("foo: no such command; there are vm, primary, backup, keygen", "foo")
+        self.refused("foo: no such command", "--log-level", "info", "foo", "--kernel", GUEST)
+        self.refused("subcommand is required")
+
     def test_vm(self):
         self.refused("--kernel /missing", "vm", "--kernel", "/missing")
         self.refused("--kernel", "vm", "--kernel", "/etc/passwd")
@@ -51,7 +56,7 @@ class Errors(unittest.TestCase):
         config.write_text('kernel = "/missing"\n')
         self.refused("--kernel /missing", "vm", "--config", str(config))
         config.write_text(f'kernel = "{GUEST}"\nno-such-key = 1\n')
-        self.refused("no-such-key", "vm", "--config", str(config))
+        self.refused(f"{config}: unknown key 'no-such-key'", "vm", "--config", str(config))
         self.refused("--config", "vm", "--config", "/missing.toml")
 
     def test_replication(self):

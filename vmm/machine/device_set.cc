@@ -145,6 +145,7 @@ void DeviceSet::listen_to_nic(NicIndex index) {
 
 void DeviceSet::listen_to_console(ConsoleIndex index) {
   ConsolePort& console = backends_.console(index);
+  console.start();
   const int fd = console.poll_fd();
   if (fd < 0) return;
   loops_.front()->watch(fd, [this, index, fd, &console] {
