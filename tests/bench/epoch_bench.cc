@@ -101,6 +101,7 @@ boost::json::object to_json(const Row& row) {
           {"pause_us_p99", epochs.pause_us.p99},
           {"pause_us_max", epochs.pause_us.max},
           {"target_us", row.target_us()},
+          {"met", epochs.pause_us.p50 <= row.target_us()},
           {"commit_latency_us_p50", epochs.commit_latency_us.p50},
           {"commit_latency_us_p99", epochs.commit_latency_us.p99},
           {"epoch_bytes_p50", epochs.epoch_bytes.p50}};

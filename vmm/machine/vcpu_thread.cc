@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 
 #include <chrono>
@@ -57,7 +58,7 @@ void VcpuThread::unpark() {
   {
     std::unique_lock lock(mutex_);
     // What was read out is stale as soon as devices may interrupt, even if the vCPU never got to run.
-    changed_.wait(lock, [this] { return capture_ != Capture::kWanted; });
+    changed_.wait(lock, [this] { return capture_ != Capture::kUnderWay; });
     capture_ = Capture::kNone;
     wanted_running_ = true;
     ordered_ = true;
@@ -84,8 +85,18 @@ void VcpuThread::halt() {
 template <class Condition>
 void VcpuThread::spin_until(Condition&& condition) const {
   constexpr auto kSpin = std::chrono::microseconds(200);
-  const auto end = std::chrono::steady_clock::now() + kSpin;
-  while (may_spin_ && !condition() && std::chrono::steady_clock::now() < end) __builtin_ia32_pause();
+  constexpr auto kPolite = std::chrono::microseconds(50);  // then others that want this processor go first
+  if (!may_spin_) return;
+  const auto start = std::chrono::steady_clock::now();
+  while (!condition()) {
+    const auto waited = std::chrono::steady_clock::now() - start;
+    if (waited > kSpin) return;
+    if (waited > kPolite) {
+      ::sched_yield();
+    } else {
+      __builtin_ia32_pause();
+    }
+  }
 }
 
 std::optional<std::chrono::steady_clock::time_point> VcpuThread::first_entry() const {
@@ -111,6 +122,7 @@ void VcpuThread::start_capture() {
 }
 
 const kvm::VcpuState& VcpuThread::wait_captured() {
+  if (begin_capture()) capture();
   spin_until([this] { return capture_.load(std::memory_order_acquire) == Capture::kDone; });
   std::unique_lock lock(mutex_);
   POLLUX_ASSERT(capture_ != Capture::kNone);
@@ -137,7 +149,9 @@ void VcpuThread::main() {
   for (;;) {
     switch (park()) {
       case Order::kStop: return;
-      case Order::kCapture: capture(); break;
+      case Order::kCapture:
+        if (begin_capture()) capture();
+        break;
       case Order::kRun:
         try {
           run_until_kicked();
@@ -163,6 +177,14 @@ VcpuThread::Order VcpuThread::park() {
   parked_ = false;
   if (!first_entry_) first_entry_ = std::chrono::steady_clock::now();
   return Order::kRun;
+}
+
+// False: another thread has begun.
+bool VcpuThread::begin_capture() {
+  const std::lock_guard lock(mutex_);
+  if (capture_ != Capture::kWanted) return false;
+  capture_ = Capture::kUnderWay;
+  return true;
 }
 
 void VcpuThread::capture() {

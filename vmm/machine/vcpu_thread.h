@@ -4,7 +4,8 @@
 // behind a PIO or MMIO exit only on the next entry (Documentation/virt/kvm/api.rst, KVM_RUN), so before it
 // parks the thread enters once more with immediate_exit set. Only then can the vCPU's state be read as a
 // whole. The parked thread reads it itself: its processor has the state loaded, and all vCPUs are read at once while
-// the controlling thread copies pages.
+// the controlling thread copies pages. If it has not begun when the state is needed, the controlling thread reads: on
+// a busy host the other may not have got a processor.
 #pragma once
 
 #include <atomic>
@@ -53,10 +54,11 @@ class VcpuThread {
 
  private:
   enum class Order { kStop, kCapture, kRun };
-  enum class Capture { kNone, kWanted, kDone };
+  enum class Capture { kNone, kWanted, kUnderWay, kDone };
 
   void main();
   [[nodiscard]] Order park();
+  [[nodiscard]] bool begin_capture();
   void capture();
   template <class Condition>
   void spin_until(Condition&& condition) const;
