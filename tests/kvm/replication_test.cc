@@ -13,6 +13,7 @@
 #include <future>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "backup/backup.h"
@@ -198,10 +199,15 @@ TEST_F(Replication, ABackupTakesOverFromAHostWhoseKvmFails) {
   std::thread saboteur;
   const auto make_machine = [&](vmm::OutputGate& output) {
     auto machine = vmm::Machine::boot(page_writer_config(kMemoryMib << 20), page_writer_source(), *backends, input, output);
-    saboteur = std::thread([&memory = machine->memory(), &primary] {
+    saboteur = std::thread([&memory = std::as_const(machine->memory()), &primary] {
       EXPECT_TRUE(eventually([&] { return primary.statistics().summary().committed.value > 0; }));
       take_away_page(memory, vmm::GuestAddress{guests::kArenaAddress} + 5 * kPageSize);
-      PageWriter(memory).request(WriterMode::kCycle, 10);
+      guests::WriterControl* control = writer_control(memory);
+      // The machine may be gone as soon as the guest obeys. What was done above comes before that, by this mutex.
+      (void)primary.statistics().summary();
+      __atomic_store_n(&control->mode, static_cast<std::uint64_t>(WriterMode::kCycle), __ATOMIC_RELAXED);
+      __atomic_store_n(&control->pages, 10, __ATOMIC_RELAXED);
+      __atomic_store_n(&control->request, 1, __ATOMIC_RELEASE);
     });
     return machine;
   };
