@@ -73,7 +73,8 @@ std::unique_ptr<Arbiter> make_arbiter(const std::string& spec, const ArbiterOpti
     refuse_etcd_options(options, kind);
     return std::make_unique<NoArbiter>();
   }
-  throw UsageError(fmt::format("arbiter '{}' is none of file:/DIRECTORY, etcd:URL[,URL...] and none", spec));
+  throw UsageError(
+      fmt::format("arbiter '{}' is none of file:/DIRECTORY, etcd:URL[,URL...] and none", quoted(spec)));
 }
 
 }  // namespace pollux::protocol

@@ -50,11 +50,11 @@ struct ArbiterOptions {
   std::chrono::milliseconds timeout = std::chrono::seconds(5);  // of one claim, all endpoints together
 
   std::string etcd_prefix = "/pollux";  // keys are <prefix>/<vm>/<term>
-  std::string etcd_ca_file;             // PEM; empty: the system's authorities
-  std::string etcd_certificate_file;    // PEM, the client's certificate and its key: both or neither
-  std::string etcd_key_file;
-  std::string etcd_user;           // empty: no authentication
-  std::string etcd_password_file;  // one line; not readable by others
+  std::string etcd_ca_file{};           // PEM; empty: the system's authorities
+  std::string etcd_certificate_file{};  // PEM, the client's certificate and its key: both or neither
+  std::string etcd_key_file{};
+  std::string etcd_user{};           // empty: no authentication
+  std::string etcd_password_file{};  // one line; not readable by others
 };
 
 // `spec` is one of

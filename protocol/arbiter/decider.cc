@@ -26,6 +26,14 @@ Decision lost_to_gap(const Claim& claim) {
                                     claim.term.value));
 }
 
+std::string quoted(std::string_view text) {
+  constexpr std::size_t kMaxBytes = 200;
+  std::string line(text.substr(0, kMaxBytes));
+  std::replace_if(
+      line.begin(), line.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+  return line;
+}
+
 bool is_replica_id(const std::string& text) {
   return text.size() == 2 * sizeof(ReplicaId) && std::all_of(text.begin(), text.end(), [](char c) {
            return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "protocol/types.h"
 #include "protocol/verdict.h"
@@ -45,6 +47,9 @@ class Decider {
 [[nodiscard]] Decision lost_to_higher_term(Term higher);
 [[nodiscard]] Decision lost_to(const Claim& claim, const std::string& holder);
 [[nodiscard]] Decision lost_to_gap(const Claim& claim);
+
+// The beginning of a text of somebody else's, without what does not belong into one line of a log.
+[[nodiscard]] std::string quoted(std::string_view text);
 
 // 32 lower-case hexadecimal digits.
 [[nodiscard]] bool is_replica_id(const std::string& text);

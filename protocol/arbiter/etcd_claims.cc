@@ -46,7 +46,6 @@ constexpr std::uint32_t kMaxHeaderBytes = 8 << 10;
 constexpr std::size_t kMaxJsonDepth = 16;
 constexpr std::size_t kMaxTokenBytes = 4096;
 constexpr std::size_t kMaxPasswordBytes = 1024;
-constexpr std::size_t kMaxQuotedBytes = 200;  // of the other end's texts in a reason
 constexpr int kBase64 = sodium_base64_VARIANT_ORIGINAL;
 
 // ---- Texts
@@ -70,14 +69,6 @@ std::optional<std::string> from_base64(std::string_view encoded) {
   }
   text.resize(length);
   return text;
-}
-
-// A stranger's text, fit for one line of a log.
-std::string quoted(std::string_view text) {
-  std::string line(text.substr(0, kMaxQuotedBytes));
-  std::replace_if(
-      line.begin(), line.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
-  return line;
 }
 
 bool is_visible(std::string_view text) {

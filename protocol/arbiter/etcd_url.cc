@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "protocol/arbiter/decider.h"
+
 namespace pollux::protocol {
 namespace {
 
@@ -11,7 +13,7 @@ constexpr const char* kDefaultPort = ":2379";
 EtcdUrl parse_url(const std::string& text) {
   const auto fail = [&](const std::string& why) {
     return UsageError(
-        fmt::format("etcd URL '{}': {} (write http://HOST:PORT or https://HOST:PORT)", text, why));
+        fmt::format("etcd URL '{}': {} (write http://HOST:PORT or https://HOST:PORT)", quoted(text), why));
   };
   EtcdUrl url;
   std::string rest;
