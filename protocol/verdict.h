@@ -5,9 +5,8 @@ namespace pollux::protocol {
 
 enum class Verdict {
   kWon,          // the term is the claimant's: it may lead
-  kLost,         // the term is another's or passed by: it must not lead, now or later
-  kUnreachable,  // not decided now, though the claim may have been registered: it must not lead yet; ask
-                 // again
+  kLost,         // the term is another's or not to be won now: it must not lead in it
+  kUnreachable,  // not decided, though the claim may be registered: it must not lead yet, but ask again
 };
 
 }  // namespace pollux::protocol

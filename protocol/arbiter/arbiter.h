@@ -8,11 +8,10 @@
 // - At most one claimant ever wins a term: the first whose claim is registered. Asking again, the winner gets
 //   kWon again (its answer may have been lost); everybody else gets kLost.
 // - Terms are won in sequence from 1, without gaps: term t can be won only when t-1 has been and no higher
-// one
-//   has, and both are decided in the same atomic step as the winner. So a stale replica never wins a term
+//   one has, and both are decided in the same atomic step as the winner. So a stale replica never wins a term
 //   that the machine has passed by, and whoever claims too far ahead loses.
-// - kLost is final. A winner that asks for its term again after a higher one was won is told kLost, too: it
-//   must not lead any more.
+// - kLost is final, but for a claim too far ahead, whose turn may come. A winner that asks for its term again
+//   after a higher one was won is told kLost, too: it must not lead any more.
 // - kUnreachable decides nothing and says nothing: the claim may have been registered, and may still be.
 //   Only the same claimant asking for the same term again finds out.
 #pragma once

@@ -28,8 +28,8 @@
 namespace pollux::protocol {
 
 // Endpoints are tried in order; each may use an equal share of the time that is left. A failed one is tried
-// again with the next claim. Connections and authentication tokens are not kept: claims are rare. Throws
-// UsageError.
+// again with the next claim. A name server that hangs can use up the time of all. Connections and
+// authentication tokens are not kept: claims are rare. Throws UsageError.
 [[nodiscard]] std::shared_ptr<Decider> make_etcd_claims(const std::vector<EtcdUrl>& urls,
                                                         const ArbiterOptions& options);
 
