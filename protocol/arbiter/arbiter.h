@@ -58,8 +58,9 @@ struct ArbiterOptions {
 
 // `spec` is one of
 //   file:/DIRECTORY         on storage that all replicas' hosts see
-//   etcd:URL[,URL...]       http://HOST[:PORT] or https://HOST[:PORT] of one etcd cluster; the port defaults
-//   to 2379 none                    everybody wins
+//   etcd:URL[,URL...]       one etcd cluster; http://HOST[:PORT] or https://HOST[:PORT], port 2379 by default
+//   none                    everybody wins
+//
 // Throws UsageError naming what is wrong: an unknown kind, a directory that is missing or cannot hold claims,
 // a bad URL, an unreadable file. Does not talk to etcd yet: a replica may start while it is away.
 [[nodiscard]] std::unique_ptr<Arbiter> make_arbiter(const std::string& spec,

@@ -7,7 +7,8 @@
 //   2. If the file of t exists, its content decides. If that of t-1 does not (and t > 1), the claim is lost.
 //   3. Write a candidate, a temporary file of unique name, and fsync it.
 //   4. link(2) the candidate to the name of t. link is atomic and fails when the name exists, on NFS as well.
-//   5. fsync the directory, and only then answer that the claim is won.
+//   5. fsync the directory, and only then answer that the claim is won. (That makes the links before durable
+//      as well. One that a crash of the storage undoes was never answered with "won".)
 //
 // Why no stale claim is won: a file t is made only after t-1 was seen, and files stay. So the files that
 // exist are always 1..n without a gap, and if any higher term had been won, the file of t would exist as
