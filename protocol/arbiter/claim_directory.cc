@@ -84,8 +84,7 @@ Decision ClaimDirectory::decide(const Claim& claim, TimePoint) {
 }
 
 std::string ClaimDirectory::write_candidate(const ReplicaId& claimant) const {
-  const std::string name =
-      ".candidate." + to_string(ReplicaId::random());  // unique; whose it is, says the content
+  std::string name = ".candidate." + to_string(ReplicaId::random());  // unique; whose it is, says the content
   const std::string path = path_of(name);
   Fd file(::openat(directory_.get(), name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
   if (!file) throw errno_error("cannot create", path);

@@ -5,14 +5,13 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
-#include <functional>
 #include <limits>
 #include <memory>
-#include <optional>
 #include <thread>
 #include <vector>
 
