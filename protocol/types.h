@@ -51,12 +51,20 @@ struct VmId {
   auto operator<=>(const VmId&) const = default;
 };
 
+// Names one run of one replica's process: a replica that was started again is another claimant.
+struct ReplicaId {
+  std::array<std::byte, 16> value{};
+  auto operator<=>(const ReplicaId&) const = default;
+  [[nodiscard]] static ReplicaId random();  // once per process; throws Error
+};
+
 [[nodiscard]] std::string to_string(EpochId epoch);
 [[nodiscard]] std::string to_string(Term term);
 [[nodiscard]] std::string to_string(PageNumber page);
 [[nodiscard]] std::string to_string(DiskId disk);
 [[nodiscard]] std::string to_string(BackupId backup);
-[[nodiscard]] std::string to_string(const VmId& vm);  // 32 hexadecimal digits
+[[nodiscard]] std::string to_string(const VmId& vm);            // 32 hexadecimal digits
+[[nodiscard]] std::string to_string(const ReplicaId& replica);  // 32 hexadecimal digits
 
 inline std::ostream& operator<<(std::ostream& out, EpochId epoch) { return out << to_string(epoch); }
 inline std::ostream& operator<<(std::ostream& out, Term term) { return out << to_string(term); }
@@ -64,5 +72,8 @@ inline std::ostream& operator<<(std::ostream& out, PageNumber page) { return out
 inline std::ostream& operator<<(std::ostream& out, DiskId disk) { return out << to_string(disk); }
 inline std::ostream& operator<<(std::ostream& out, BackupId backup) { return out << to_string(backup); }
 inline std::ostream& operator<<(std::ostream& out, const VmId& vm) { return out << to_string(vm); }
+inline std::ostream& operator<<(std::ostream& out, const ReplicaId& replica) {
+  return out << to_string(replica);
+}
 
 }  // namespace pollux::protocol
