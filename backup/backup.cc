@@ -80,7 +80,8 @@ BackupEnd Backup::run(vmm::Backends& backends) {
                                impl_->options.staging_bytes,
                                [&](const vmm::MachineConfig& config, ByteView state) {
                                  rehearse_restore(config, state, backends);
-                               });
+                               },
+                               impl_->options.claim);
     impl_->set_session(&session);
     const SessionOutcome outcome = session.run();
     impl_->set_session(nullptr);

@@ -30,11 +30,13 @@ protocol::BackupConfig replica_config(protocol::Timing timing, std::uint64_t sta
 }  // namespace
 
 ReplicationSession::ReplicationSession(std::unique_ptr<protocol::Link> link, vmm::Backends& backends,
-                                       protocol::Timing timing, std::uint64_t staging_bytes, Rehearsal rehearsal)
+                                       protocol::Timing timing, std::uint64_t staging_bytes, Rehearsal rehearsal,
+                                       protocol::Claim claim)
     : link_(std::move(link)),
       backends_(backends),
       staging_bytes_(staging_bytes),
       rehearsal_(std::move(rehearsal)),
+      claim_(std::move(claim)),
       replica_(replica_config(timing, staging_bytes)),
       silence_timeout_(timing.silence_timeout) {}
 
@@ -226,6 +228,7 @@ void ReplicationSession::carry_out(const event::ExamineHello& effect) {
     image_ = std::make_unique<ReplicaImage>(config, backends_);
     spdlog::info("machine {}: {} MiB, {} vCPU(s), {} disk(s), {} NIC(s)", to_string(effect.hello.vm),
                  config.memory_bytes >> 20, config.vcpus, config.disks.size(), config.nics.size());
+    vm_ = effect.hello.vm;
     step(event::HelloAccepted{});
   } catch (const Error& error) {
     refused_ = true;
@@ -266,13 +269,29 @@ void ReplicationSession::carry_out(const event::Disconnect& effect) {
   outcome_ = SessionOutcome{.again = true, .reason = effect.reason};
 }
 
+// Nobody is heard while claiming, so there is nothing else to do meanwhile.
+void ReplicationSession::carry_out(const event::ClaimTerm& effect) {
+  if (detected_ == TimePoint{}) detected_ = now();
+  switch (claim_ ? claim_(vm_, effect.term) : protocol::Verdict::kWon) {
+    case protocol::Verdict::kWon: return step(event::TermWon{effect.term});
+    case protocol::Verdict::kLost: return step(event::TermLost{effect.term});
+    case protocol::Verdict::kUnreachable:
+      spdlog::warn("the primary is lost, and the arbiter of term {} cannot be asked now", effect.term.value);
+      return step(event::ArbiterUnreachable{});
+  }
+}
+
 void ReplicationSession::carry_out(const event::Promote& effect) {
   outcome_ = SessionOutcome{.promote = true,
                             .reason = effect.reason,
                             .epoch = effect.epoch,
                             .epoch_received = last_whole_at_,
                             .last_heard = link_->last_received(),
-                            .detected = now()};
+                            .detected = detected_};
+}
+
+void ReplicationSession::carry_out(const event::Fenced& effect) {
+  outcome_ = SessionOutcome{.failed = true, .reason = "fenced: " + effect.reason};
 }
 
 void ReplicationSession::carry_out(const event::End& effect) {

@@ -17,6 +17,7 @@
 #include "backup/epoch_record.h"
 #include "backup/replica_image.h"
 #include "protocol/backup_replica.h"
+#include "protocol/claim.h"
 #include "protocol/link/link.h"
 
 namespace pollux::backup {
@@ -40,7 +41,7 @@ class ReplicationSession {
   // Receiving stops while more than `staging_bytes` of whole records wait to be applied; one record may hold at
   // most as many. `rehearsal` is tried with the state at the end of the full sync, before that is acknowledged.
   ReplicationSession(std::unique_ptr<protocol::Link> link, vmm::Backends& backends, protocol::Timing timing,
-                     std::uint64_t staging_bytes, Rehearsal rehearsal);
+                     std::uint64_t staging_bytes, Rehearsal rehearsal, protocol::Claim claim);
   ~ReplicationSession();
 
   SessionOutcome run();
@@ -68,19 +69,24 @@ class ReplicationSession {
   void carry_out(const protocol::backup::MakeDurable& effect);
   void carry_out(const protocol::backup::DiscardPartial& effect);
   void carry_out(const protocol::backup::Disconnect& effect);
+  void carry_out(const protocol::backup::ClaimTerm& effect);
   void carry_out(const protocol::backup::Promote& effect);
+  void carry_out(const protocol::backup::Fenced& effect);
   void carry_out(const protocol::backup::End& effect);
 
   std::unique_ptr<protocol::Link> link_;
   vmm::Backends& backends_;
   const std::uint64_t staging_bytes_;
   const Rehearsal rehearsal_;
+  const protocol::Claim claim_;
   protocol::BackupReplica replica_;
   std::unique_ptr<ReplicaImage> image_;
   std::unique_ptr<Applier> applier_;
   EpochRecord staged_;
   std::optional<SessionOutcome> outcome_;
+  protocol::VmId vm_;
   protocol::TimePoint last_whole_at_;
+  protocol::TimePoint detected_;
   bool link_down_seen_ = false;
   bool refused_ = false;
   bool sync_begun_ = false;

@@ -45,6 +45,17 @@ void EngineMailbox::stop() {
   changed_.notify_all();
 }
 
+void EngineMailbox::fail() {
+  const std::lock_guard lock(mutex_);
+  stopping_ = failed_ = true;
+  changed_.notify_all();
+}
+
+bool EngineMailbox::failed() const {
+  const std::lock_guard lock(mutex_);
+  return failed_;
+}
+
 bool EngineMailbox::stopping() const {
   const std::lock_guard lock(mutex_);
   return stopping_;
@@ -79,7 +90,7 @@ std::optional<DigestAnswer> EngineMailbox::wait_for_digests(BackupId backup) {
 
 bool EngineMailbox::wait_for_commit(EpochId epoch, std::chrono::nanoseconds timeout) {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, timeout, [&] { return unprotected_ || committed_ >= epoch; });
+  changed_.wait_for(lock, timeout, [&] { return unprotected_ || failed_ || committed_ >= epoch; });
   return committed_ >= epoch;
 }
 

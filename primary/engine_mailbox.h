@@ -33,9 +33,12 @@ class EngineMailbox {
   void unprotected();
   // Told by anyone: end the machine in an orderly way.
   void stop();
+  // This host failed, or another leads: as stop(), and what is held may never leave.
+  void fail();
 
   // Asked by the engine.
   [[nodiscard]] bool stopping() const;
+  [[nodiscard]] bool failed() const;
   [[nodiscard]] bool is_unprotected() const;
   [[nodiscard]] bool is_dropped(protocol::BackupId backup) const;
   [[nodiscard]] protocol::EpochId committed() const;
@@ -43,7 +46,7 @@ class EngineMailbox {
   std::vector<protocol::BackupId> take_sync_requests();
   // The next answer of this backup; nothing after it was dropped or the engine is to stop.
   std::optional<DigestAnswer> wait_for_digests(protocol::BackupId backup);
-  // Waits until `epoch` is committed, protection is lost, or the timeout. True when committed.
+  // Waits until `epoch` is committed, protection is lost, the host failed, or the timeout. True when committed.
   bool wait_for_commit(protocol::EpochId epoch, std::chrono::nanoseconds timeout);
 
  private:
@@ -56,6 +59,7 @@ class EngineMailbox {
   protocol::EpochId committed_{};
   bool unprotected_ = false;
   bool stopping_ = false;
+  bool failed_ = false;
 };
 
 }  // namespace pollux::primary

@@ -22,7 +22,7 @@ constexpr auto kPollInterval = 20ms;
 
 EpochEngine::EpochEngine(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
                          EngineMailbox& mailbox, Statistics& statistics, std::vector<Shipper*> shippers,
-                         Post post, Options options)
+                         Replica replica, Options options)
     : machine_(machine),
       backends_(backends),
       gate_(gate),
@@ -30,7 +30,7 @@ EpochEngine::EpochEngine(vmm::Machine& machine, vmm::Backends& backends, Holding
       mailbox_(mailbox),
       statistics_(statistics),
       shippers_(std::move(shippers)),
-      post_(std::move(post)),
+      replica_(std::move(replica)),
       options_(options) {}
 
 MachineExit EpochEngine::run() {
@@ -58,7 +58,7 @@ void EpochEngine::sync(const std::vector<BackupId>& backups) {
   statistics_.set_protection("syncing");
   FullSync full_sync(machine_, backends_, gate_, pool_, mailbox_, statistics_, std::move(targets),
                      [this](BackupId backup) {
-                       post_(protocol::primary::SyncFinished{backup, closed_});
+                       replica_.post_and_wait(protocol::primary::SyncFinished{backup, closed_});
                      });
   protected_ = full_sync.run();
   statistics_.set_protection(protected_ ? "protected" : "unprotected");
@@ -121,7 +121,7 @@ void EpochEngine::close_epoch() {
   const protocol::EpochClose close{epoch,         pages_, zero_pages_, disk_operations, held->flushed,
                                    static_cast<std::uint32_t>(state->size())};
   // Before the close is on its way: its acknowledgement must find the epoch closed.
-  post_(protocol::primary::EpochClosed{epoch, held->flushed});
+  replica_.post(protocol::primary::EpochClosed{epoch, held->flushed});
   ship_in_epoch(state_parcel(close, state));
   closed_ = epoch;
   statistics_.epoch_closed({epoch, pause, dirty.size(), bytes_});
@@ -195,10 +195,11 @@ void EpochEngine::lose_protection() {
 void EpochEngine::finish() {
   if (protected_) {
     close_epoch();
-    while (!mailbox_.wait_for_commit(closed_, kPollInterval) && !mailbox_.is_unprotected()) {
+    while (!mailbox_.wait_for_commit(closed_, kPollInterval) && !mailbox_.is_unprotected() && !mailbox_.failed()) {
     }
   }
   machine_.pause();
+  if (mailbox_.failed()) return;  // what is held goes nowhere
   gate_.pass();
   gate_.drain();
 }

@@ -30,11 +30,15 @@ class EpochEngine {
   struct Options {
     std::chrono::milliseconds epoch_length{20};
   };
-  using Post = std::function<void(protocol::primary::Event)>;
+  // Hand an event to the replica thread; post_and_wait returns when it was stepped.
+  struct Replica {
+    std::function<void(protocol::primary::Event)> post;
+    std::function<void(protocol::primary::Event)> post_and_wait;
+  };
 
-  // `shippers` by BackupId; null: that backup never connected. `post` hands an event to the replica thread.
+  // `shippers` by BackupId; null: that backup never connected.
   EpochEngine(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
-              EngineMailbox& mailbox, Statistics& statistics, std::vector<Shipper*> shippers, Post post,
+              EngineMailbox& mailbox, Statistics& statistics, std::vector<Shipper*> shippers, Replica replica,
               Options options);
 
   // Runs the machine (paused when called) until it ends or the mailbox says stop; everything it emitted has then
@@ -73,7 +77,7 @@ class EpochEngine {
   EngineMailbox& mailbox_;
   Statistics& statistics_;
   std::vector<Shipper*> shippers_;
-  Post post_;
+  Replica replica_;
   Options options_;
 
   bool protected_ = false;  // the gate holds, epochs are cut

@@ -32,7 +32,8 @@ class FullSync {
   static constexpr std::size_t kFinalBlocks = 64;
   static constexpr unsigned kMaxRounds = 10;
 
-  // `before_end` is called for each target, before its SyncEnd is queued: the backup may acknowledge from then on.
+  // `before_end` is called for each target, before its SyncEnd is queued: when it returns the state machine must have
+  // been told, since with SyncEnd the backup can take over.
   FullSync(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
            EngineMailbox& mailbox, Statistics& statistics, std::vector<SyncTarget> targets,
            std::function<void(protocol::BackupId)> before_end);

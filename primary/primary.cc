@@ -116,6 +116,7 @@ struct Primary::Impl {
   EngineMailbox mailbox;
   Statistics statistics;
   std::vector<std::unique_ptr<Shipper>> shippers;  // by BackupId
+  ReplicaDriver* driver = nullptr;                 // as long as it exists
 
   void connect(const protocol::session::SecretKey& key);
   // Any thread: this host may not go on, and a backup takes over. The first reason counts.
@@ -162,19 +163,20 @@ void Primary::Impl::fail_stop(const std::string& why) {
     failure_ = why;
   }
   spdlog::critical("{}: this host stops", why);
+  // First: it would take the end of its links for the loss of its backups, and claim the term they need.
+  if (driver != nullptr) driver->halt();
   for (const auto& shipper : shippers) {
     if (shipper) shipper->abort();  // without a goodbye: a backup takes over
   }
-  mailbox.stop();
+  mailbox.fail();
 }
 
 vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Backends& backends,
                               const MakeMachine& make_machine) {
   const PrimaryOptions& options = impl_->options;
   PagePool pool(options.staging_bytes);
-  ReplicaDriver* driver_pointer = nullptr;
   HoldingGate gate(backends, options.held_bytes,
-                   {.durable = [&](protocol::EpochId epoch) { driver_pointer->post(protocol::primary::EpochDurable{epoch}); },
+                   {.durable = [&](protocol::EpochId epoch) { impl_->driver->post(protocol::primary::EpochDurable{epoch}); },
                     // The guest was told that the write is done.
                     .image_failed = [&](const std::string& image) {
                       impl_->fail_stop("cannot write committed data to " + image);
@@ -188,12 +190,15 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
   config.timing = {options.heartbeat_interval, options.silence_timeout};
   EpochEngine* engine_pointer = nullptr;
   ReplicaDriver driver(std::move(config), impl_->shipper_pointers(), impl_->mailbox, impl_->statistics,
-                       [&](protocol::EpochId epoch, bool durable_first) {
-                         engine_pointer->committed(epoch, durable_first);
-                       });
-  driver_pointer = &driver;
+                       {.committed = [&](protocol::EpochId epoch, bool durable_first) {
+                          engine_pointer->committed(epoch, durable_first);
+                        },
+                        .fenced = [&](const std::string& reason) { impl_->fail_stop("fenced: " + reason); }},
+                       options.claim);
+  impl_->driver = &driver;
   EpochEngine engine(*machine, backends, gate, pool, impl_->mailbox, impl_->statistics, impl_->shipper_pointers(),
-                     [&](protocol::primary::Event event) { driver.post(std::move(event)); },
+                     {.post = [&](protocol::primary::Event event) { driver.post(std::move(event)); },
+                      .post_and_wait = [&](protocol::primary::Event event) { driver.post_and_wait(std::move(event)); }},
                      {options.epoch_length});
   engine_pointer = &engine;
 

@@ -18,6 +18,7 @@
 
 #include "primary/engine_mailbox.h"
 #include "primary/statistics.h"
+#include "protocol/claim.h"
 #include "protocol/link/link.h"
 #include "vmm/machine/machine.h"
 
@@ -34,6 +35,7 @@ struct PrimaryOptions {
   std::chrono::milliseconds heartbeat_interval{100};
   std::chrono::milliseconds silence_timeout{1000};
   std::chrono::milliseconds connect_timeout{10'000};
+  protocol::Claim claim;  // empty: no arbiter
   std::uint64_t staging_bytes = 256 << 20;  // page copies on their way to the backups
   std::uint64_t held_bytes = 64 << 20;      // outputs waiting for their commit
   std::string statistics_path;              // empty: none

@@ -16,13 +16,15 @@ TimePoint now() { return std::chrono::steady_clock::now(); }
 }  // namespace
 
 ReplicaDriver::ReplicaDriver(protocol::PrimaryConfig config, std::vector<Shipper*> shippers, EngineMailbox& mailbox,
-                             Statistics& statistics, std::function<void(protocol::EpochId, bool)> on_commit)
+                             Statistics& statistics, Callbacks callbacks, protocol::Claim claim)
     : silence_timeout_(config.timing.silence_timeout),
+      vm_(config.hello.vm),
       replica_(std::move(config)),
       shippers_(std::move(shippers)),
       mailbox_(mailbox),
       statistics_(statistics),
-      on_commit_(std::move(on_commit)),
+      callbacks_(std::move(callbacks)),
+      claim_(std::move(claim)),
       down_reported_(shippers_.size()) {}
 
 ReplicaDriver::~ReplicaDriver() { stop(); }
@@ -46,8 +48,24 @@ void ReplicaDriver::start() {
 
 void ReplicaDriver::post(event::Event event) {
   const std::lock_guard lock(mutex_);
+  if (halted_) return;
   POLLUX_ASSERT(events_.size() < kMaxQueuedEvents);
   events_.push_back(std::move(event));
+  ++posted_;
+  changed_.notify_all();
+}
+
+void ReplicaDriver::post_and_wait(event::Event event) {
+  post(std::move(event));
+  std::unique_lock lock(mutex_);
+  const std::uint64_t mine = posted_;  // or a later one: at least as good
+  changed_.wait(lock, [&] { return halted_ || stepped_ >= mine; });
+}
+
+void ReplicaDriver::halt() {
+  const std::lock_guard lock(mutex_);
+  halted_ = stopping_ = true;
+  events_.clear();
   changed_.notify_all();
 }
 
@@ -59,6 +77,7 @@ void ReplicaDriver::stop() {
     changed_.notify_all();
   }
   thread_.join();
+  if (claimant_.joinable()) claimant_.join();
   for (Shipper* shipper : shippers_) {
     if (shipper != nullptr) shipper->link().set_activity_callback([] {});
   }
@@ -101,6 +120,9 @@ void ReplicaDriver::step_posted_events() {
     events.swap(events_);
   }
   for (const event::Event& event : events) handle(replica_.step(event, now()));
+  const std::lock_guard lock(mutex_);
+  stepped_ += events.size();
+  changed_.notify_all();
 }
 
 void ReplicaDriver::receive_from(BackupId backup) {
@@ -122,6 +144,10 @@ void ReplicaDriver::receive_from(BackupId backup) {
 }
 
 void ReplicaDriver::handle(std::vector<event::Effect> effects) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (halted_) return;
+  }
   for (const event::Effect& effect : effects) {
     std::visit([this](const auto& one) { carry_out(one); }, effect);
   }
@@ -147,7 +173,7 @@ void ReplicaDriver::carry_out(const event::Protected& effect) {
 // makes the images durable first.
 void ReplicaDriver::carry_out(const event::Committed& effect) {
   unprotected_ |= effect.durable_first || replica_.unprotected();
-  on_commit_(effect.epoch, unprotected_);
+  callbacks_.committed(effect.epoch, unprotected_);
 }
 
 void ReplicaDriver::carry_out(const event::DropBackup& effect) {
@@ -163,6 +189,25 @@ void ReplicaDriver::carry_out(const event::Unprotected&) {
   unprotected_ = true;
   spdlog::warn("no backup is left: the guest goes on unprotected");
   mailbox_.unprotected();
+}
+
+// The answer comes as an event. Meanwhile the other backups must hear this host.
+void ReplicaDriver::carry_out(const event::ClaimTerm& effect) {
+  if (!claim_) return post(event::TermWon{effect.term});
+  spdlog::warn("a backup is lost: claiming term {}; outputs are held until it is decided", effect.term.value);
+  if (claimant_.joinable()) claimant_.join();  // it has posted the answer to the claim before
+  claimant_ = std::thread([this, term = effect.term] {
+    switch (claim_(vm_, term)) {
+      case protocol::Verdict::kWon: return post(event::TermWon{term});
+      case protocol::Verdict::kLost: return post(event::TermLost{term});
+      case protocol::Verdict::kUnreachable: return post(event::ArbiterUnreachable{});
+    }
+  });
+}
+
+void ReplicaDriver::carry_out(const event::Fenced& effect) {
+  spdlog::critical("fenced: {}", effect.reason);
+  callbacks_.fenced(effect.reason);
 }
 
 }  // namespace pollux::primary

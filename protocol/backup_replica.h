@@ -3,7 +3,7 @@
 // engine stages the body of every message whose step had no End among its effects.
 //
 // States:  idle -LinkUp-> awaiting hello -Hello-> examining -HelloAccepted-> syncing -SyncEnd-> protecting
-//          protecting -> promoted;  any -> ended.
+//          protecting -loss of the primary-> claiming -TermWon-> promoted;  any -> ended.
 //
 // Rules
 //  - A record is applied whole or not at all: ApplyEpoch comes when EpochClose completes it, DiscardPartial
@@ -12,8 +12,13 @@
 //    open and its close; the counts in the close must agree with what was sent.
 //  - An epoch without a flush is acknowledged when it is whole, one with a flush (and the full sync) only
 //    when it is durable. Acks are in order, and each speaks for all epochs before it.
-//  - The primary is lost when the link goes down or it is silent for the timeout. While protecting: promote
-//    to the last whole epoch. While syncing: end; half a sync is never promoted. Earlier: back to idle.
+//  - The primary is lost when the link goes down or it is silent for the timeout. While syncing: end; half a
+//    sync is never promoted. Earlier: back to idle. While protecting: ClaimTerm asks an arbiter, who decides
+//    each term once, for the term after its primary's.
+//  - Claiming, it hears nobody and acknowledges nothing more, but keeps its image and applies what is whole. Won:
+//    promote to the last whole epoch. Lost: the primary or another backup leads; Fenced. Unreachable: asked again
+//    after Timing::arbitration_retry. It never runs the machine before the term is won.
+//  - The term is that of Hello or of the last NewTerm, which must be later than the one before.
 //  - Goodbye ends, never promotes. So does a violation by the primary: whoever broke the rules is still alive.
 //  - A record holds at most `max_record_bytes` of bodies; more is a violation.
 #pragma once
@@ -63,11 +68,19 @@ struct EpochApplied {
 struct EpochDurable {
   EpochId epoch;
 };
+// The arbiter's answers to ClaimTerm.
+struct TermWon {
+  Term term;
+};
+struct TermLost {
+  Term term;
+};
+struct ArbiterUnreachable {};
 // The operator stops this backup.
 struct Stop {};
 struct Tick {};
 using Event = std::variant<LinkUp, LinkDown, Heard, HelloAccepted, HelloRefused, EpochApplied, EpochDurable,
-                           Stop, Tick>;
+                           TermWon, TermLost, ArbiterUnreachable, Stop, Tick>;
 
 // Effects.
 struct Send {
@@ -103,11 +116,22 @@ struct Disconnect {
   std::string reason;
   bool operator==(const Disconnect&) const = default;
 };
-// The primary is lost: apply what is whole, close the link, and go on as the machine at the end of `epoch`.
+// The primary is lost: ask the arbiter for this term and answer by TermWon, TermLost or ArbiterUnreachable.
+struct ClaimTerm {
+  Term term;
+  bool operator==(const ClaimTerm&) const = default;
+};
+// The term is won: apply what is whole, close the link, and go on in `term` as the machine at the end of `epoch`.
 struct Promote {
   EpochId epoch;
+  Term term;
   std::string reason;
   bool operator==(const Promote&) const = default;
+};
+// Another replica leads the machine: it is over without promotion, close the link.
+struct Fenced {
+  std::string reason;
+  bool operator==(const Fenced&) const = default;
 };
 // It is over without promotion: close the link (after what is queued).
 struct End {
@@ -116,7 +140,7 @@ struct End {
   bool operator==(const End&) const = default;
 };
 using Effect = std::variant<Send, ExamineHello, BeginSync, ApplyEpoch, MakeDurable, DiscardPartial,
-                            Disconnect, Promote, End>;
+                            Disconnect, ClaimTerm, Promote, Fenced, End>;
 
 [[nodiscard]] std::string to_string(const Event& event);
 [[nodiscard]] std::string to_string(const Effect& effect);
@@ -128,18 +152,19 @@ inline std::ostream& operator<<(std::ostream& out, const Effect& effect) { retur
 class BackupReplica {
  public:
   using Effects = std::vector<backup::Effect>;
-  enum class State { kIdle, kAwaitingHello, kExamining, kSyncing, kProtecting, kPromoted, kEnded };
+  enum class State { kIdle, kAwaitingHello, kExamining, kSyncing, kProtecting, kClaiming, kPromoted, kEnded };
 
   explicit BackupReplica(BackupConfig config);
 
   [[nodiscard]] Effects step(const backup::Event& event, TimePoint now);
-  // A message of the primary; its body is body_length(message) bytes. Ignored once promoted or ended.
+  // A message of the primary; its body is body_length(message) bytes. Ignored once claiming, promoted or ended.
   [[nodiscard]] Effects receive(const Message& message, TimePoint now);
 
   // When to step(Tick) next, at the latest. None: nothing to wait for.
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
 
   [[nodiscard]] State state() const { return state_; }
+  [[nodiscard]] Term term() const { return term_; }  // the primary's, as far as it is known here
   // The last whole epoch; meaningful from kProtecting on.
   [[nodiscard]] EpochId last_whole() const { return whole_; }
   [[nodiscard]] EpochId last_acknowledged() const;  // 0 before the first
@@ -158,6 +183,11 @@ class BackupReplica {
     EpochId epoch;
     std::uint64_t bytes = 0;
   };
+  // Of term_.next(). Without a retry the arbiter's answer is awaited.
+  struct Claim {
+    std::string why;  // the primary counts as lost
+    std::optional<TimePoint> retry_at;
+  };
 
   void on(const backup::LinkUp& event);
   void on(const backup::LinkDown& event);
@@ -166,6 +196,9 @@ class BackupReplica {
   void on(const backup::HelloRefused& event);
   void on(const backup::EpochApplied& event);
   void on(const backup::EpochDurable& event);
+  void on(const backup::TermWon& event);
+  void on(const backup::TermLost& event);
+  void on(const backup::ArbiterUnreachable& event);
   void on(const backup::Stop& event);
   void on(const backup::Tick& event);
   void on_message(const Hello& message);
@@ -177,6 +210,7 @@ class BackupReplica {
   void on_message(const EpochPages& message);
   void on_message(const EpochDiskWrites& message);
   void on_message(const EpochClose& message);
+  void on_message(const NewTerm& message);
   void on_message(const Heartbeat& message);
   void on_message(const Goodbye& message);
   template <class Other>
@@ -190,6 +224,7 @@ class BackupReplica {
   void complete(EpochId epoch, bool durable_before_ack);
   void acknowledge();
   void lost_primary(const std::string& why);
+  [[nodiscard]] bool answers_claim(Term answered) const;
   void refuse(const std::string& reason);
   void violation(const std::string& what);
   void discard_partial();
@@ -199,6 +234,8 @@ class BackupReplica {
   BackupConfig config_;
   State state_ = State::kIdle;
   std::optional<Hello> hello_;
+  Term term_;
+  std::optional<Claim> claim_;   // while claiming
   std::optional<EpochId> open_;  // the record in progress
   Tally tally_;
   EpochId base_;  // the end of the full sync

@@ -42,6 +42,7 @@ std::string text(const EpochClose& m) {
   return fmt::format("{}, pages {}, zero {}, disk {}{}, state {}", m.epoch.value, m.pages, m.zero_pages,
                      m.disk_operations, m.flushed ? ", flushed" : "", m.state_bytes);
 }
+std::string text(const NewTerm& m) { return to_string(m.term); }
 std::string text(const Ack& m) { return to_string(m.epoch); }
 std::string text(const Heartbeat& m) { return std::to_string(m.sequence); }
 std::string text(const Goodbye& m) {
@@ -55,7 +56,7 @@ std::string_view name_of(const Message& message) {
   static constexpr std::string_view kNames[] = {
       "Hello",           "Welcome",    "Refuse",  "DiskDigestRequest", "DiskDigests",
       "DiskBlocks",      "SyncPages",  "SyncEnd", "EpochOpen",         "EpochPages",
-      "EpochDiskWrites", "EpochClose", "Ack",     "Heartbeat",         "Goodbye"};
+      "EpochDiskWrites", "EpochClose", "NewTerm", "Ack",               "Heartbeat", "Goodbye"};
   static_assert(std::size(kNames) == std::variant_size_v<Message>);
   return kNames[message.index()];
 }

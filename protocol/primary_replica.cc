@@ -12,9 +12,11 @@ namespace pollux::protocol {
 
 using namespace primary;
 
-PrimaryReplica::PrimaryReplica(PrimaryConfig config) : config_(std::move(config)), backups_(config_.backups) {
+PrimaryReplica::PrimaryReplica(PrimaryConfig config)
+    : config_(std::move(config)), backups_(config_.backups), term_(config_.hello.term) {
   POLLUX_ASSERT(config_.backups >= 1 && config_.backups <= kMaxBackups);
   POLLUX_ASSERT(config_.timing.heartbeat_interval < config_.timing.silence_timeout);
+  POLLUX_ASSERT(config_.timing.arbitration_retry > std::chrono::nanoseconds(0));
 }
 
 PrimaryReplica::Effects PrimaryReplica::step(const Event& event, TimePoint now) {
@@ -38,6 +40,7 @@ PrimaryReplica::Effects PrimaryReplica::receive(BackupId from, const Message& me
 
 std::optional<TimePoint> PrimaryReplica::next_deadline() const {
   std::optional<TimePoint> deadline;
+  if (claim_) deadline = claim_->retry_at;
   for (const Backup& backup : backups_) {
     if (!is_linked(backup)) continue;
     const TimePoint own = std::min(backup.next_heartbeat, backup.last_heard + config_.timing.silence_timeout);
@@ -54,16 +57,22 @@ bool PrimaryReplica::required(BackupId id) const { return is_required(backup(id)
 
 void PrimaryReplica::on(const LinkUp& event) {
   Backup& peer = backup(event.backup);
-  if (mode_ == Mode::kStopped) return;
+  if (mode_ == Mode::kStopped || mode_ == Mode::kFenced) return;
   POLLUX_ASSERT(peer.state == BackupState::kConnecting);
   peer.state = BackupState::kGreeting;
+  peer.hears = true;
   peer.last_heard = now_;
   peer.next_heartbeat = now_ + config_.timing.heartbeat_interval;
-  effects_.emplace_back(Send{event.backup, config_.hello});
+  peer.greeted = term_;
+  Hello hello = config_.hello;
+  hello.term = term_;
+  effects_.emplace_back(Send{event.backup, std::move(hello)});
 }
 
 void PrimaryReplica::on(const LinkDown& event) {
-  if (backup(event.backup).state != BackupState::kDropped) drop(event.backup, event.why);
+  Backup& peer = backup(event.backup);
+  peer.hears = false;
+  if (peer.state != BackupState::kDropped && peer.state != BackupState::kLost) lose(event.backup, event.why);
 }
 
 void PrimaryReplica::on(const Heard& event) {
@@ -95,23 +104,56 @@ void PrimaryReplica::on(const EpochDurable& event) {
   advance_commit();
 }
 
+void PrimaryReplica::on(const TermWon& event) {
+  if (!claim_) return;  // it stopped meanwhile
+  check_claim(event.term);
+  claim_.reset();
+  term_ = event.term;
+  for (std::uint32_t i = 0; i < backups_.size(); ++i) {
+    if (is_linked(backups_[i])) effects_.emplace_back(Send{{i}, NewTerm{term_}});
+  }
+  for (std::uint32_t i = 0; i < backups_.size(); ++i) {
+    if (backups_[i].state == BackupState::kLost) give_up({i}, backups_[i].loss);
+  }
+}
+
+void PrimaryReplica::on(const TermLost& event) {
+  if (!claim_) return;
+  check_claim(event.term);
+  claim_.reset();
+  for (Backup& backup : backups_) backup.state = BackupState::kDropped;
+  mode_ = Mode::kFenced;
+  effects_.emplace_back(Fenced{fmt::format("term {} is another replica's", event.term.value)});
+}
+
+void PrimaryReplica::on(const ArbiterUnreachable&) {
+  if (!claim_) return;
+  POLLUX_ASSERT(!claim_->retry_at);
+  claim_->retry_at = now_ + config_.timing.arbitration_retry;
+}
+
 void PrimaryReplica::on(const Stop& event) {
   for (std::uint32_t i = 0; i < backups_.size(); ++i) {
-    if (is_linked(backups_[i])) effects_.emplace_back(Send{{i}, Goodbye{event.reason, {}}});
+    const bool hears = is_linked(backups_[i]) || backups_[i].state == BackupState::kLost;
+    if (hears && backups_[i].hears) effects_.emplace_back(Send{{i}, Goodbye{event.reason, {}}});
     backups_[i].state = BackupState::kDropped;
   }
-  mode_ = Mode::kStopped;
+  claim_.reset();
+  if (mode_ != Mode::kFenced) mode_ = Mode::kStopped;
 }
 
 void PrimaryReplica::on(const Tick&) {
+  if (claim_ && claim_->retry_at && now_ >= *claim_->retry_at) {
+    claim_->retry_at.reset();
+    effects_.emplace_back(ClaimTerm{term_.next()});
+  }
   for (std::uint32_t i = 0; i < backups_.size(); ++i) {
     if (!is_linked(backups_[i])) continue;
     if (now_ - backups_[i].last_heard >= config_.timing.silence_timeout) {
-      give_up(
-          {i},
-          fmt::format(
-              "silent for {} ms",
-              std::chrono::duration_cast<std::chrono::milliseconds>(now_ - backups_[i].last_heard).count()));
+      lose({i},
+           fmt::format(
+               "silent for {} ms",
+               std::chrono::duration_cast<std::chrono::milliseconds>(now_ - backups_[i].last_heard).count()));
     } else {
       heartbeat_when_due({i});
     }
@@ -127,7 +169,7 @@ void PrimaryReplica::on_message(BackupId from, const Welcome& message) {
     return give_up(from,
                    fmt::format("speaks protocol version {}, not {}", message.version, config_.hello.version));
   }
-  if (message.term != config_.hello.term || message.config_digest != config_.hello.config_digest) {
+  if (message.term != peer.greeted || message.config_digest != config_.hello.config_digest) {
     return violation(from, "Welcome to another machine or term");
   }
   peer.state = BackupState::kWelcomed;
@@ -168,7 +210,8 @@ void PrimaryReplica::on_message(BackupId from, const Ack& message) {
 void PrimaryReplica::on_message(BackupId, const Heartbeat&) {}  // receive() has noted the time
 
 void PrimaryReplica::on_message(BackupId from, const Goodbye& message) {
-  drop(from, fmt::format("left: {}", message.text.empty() ? to_string(message.reason) : message.text));
+  backup(from).hears = false;
+  lose(from, fmt::format("left: {}", message.text.empty() ? to_string(message.reason) : message.text));
 }
 
 template <class Other>
@@ -189,21 +232,42 @@ const PrimaryReplica::Backup& PrimaryReplica::backup(BackupId id) const {
 }
 
 bool PrimaryReplica::is_linked(const Backup& backup) {
-  return backup.state != BackupState::kConnecting && backup.state != BackupState::kDropped;
+  return backup.state != BackupState::kConnecting && backup.state != BackupState::kLost &&
+         backup.state != BackupState::kDropped;
 }
 
 bool PrimaryReplica::is_required(const Backup& backup) {
   return backup.state == BackupState::kSettling || backup.state == BackupState::kProtecting;
 }
 
+bool PrimaryReplica::counts(const Backup& backup) {
+  return is_required(backup) || backup.state == BackupState::kLost;
+}
+
 void PrimaryReplica::violation(BackupId id, const std::string& what) {
-  give_up(id, "protocol violation: " + what);
+  lose(id, "protocol violation: " + what);
+}
+
+// From whatever cause. One that has SyncEnd, or may have it, could be promoting itself: only the arbiter knows.
+void PrimaryReplica::lose(BackupId id, const std::string& reason) {
+  Backup& peer = backup(id);
+  if (!is_required(peer)) return give_up(id, reason);
+  peer.state = BackupState::kLost;
+  peer.loss = reason;
+  if (claim_) return;  // which covers this loss too: the claimed term is unknown to all backups
+  claim_.emplace();
+  effects_.emplace_back(ClaimTerm{term_.next()});
 }
 
 void PrimaryReplica::give_up(BackupId id, const std::string& reason) {
-  // A backup that still hears this ends instead of promoting itself beside a living primary.
-  effects_.emplace_back(Send{id, Goodbye{GoodbyeReason::kDropped, reason}});
+  // A backup that still hears this ends at once and asks no arbiter.
+  if (backup(id).hears) effects_.emplace_back(Send{id, Goodbye{GoodbyeReason::kDropped, reason}});
   drop(id, reason);
+}
+
+void PrimaryReplica::check_claim(Term answered) const {
+  POLLUX_ASSERT(!claim_->retry_at);
+  POLLUX_ASSERT(answered == term_.next());
 }
 
 void PrimaryReplica::drop(BackupId id, const std::string& reason) {
@@ -242,7 +306,7 @@ EpochId PrimaryReplica::acknowledged_by_all() const {
   if (mode_ == Mode::kUnprotected) return closed_;
   std::optional<EpochId> least;
   for (const Backup& backup : backups_) {
-    if (!is_required(backup)) continue;
+    if (!counts(backup)) continue;
     const EpochId acked = backup.acked.value_or(EpochId{0});
     least = least ? std::min(*least, acked) : acked;
   }
@@ -250,7 +314,7 @@ EpochId PrimaryReplica::acknowledged_by_all() const {
 }
 
 void PrimaryReplica::advance_commit() {
-  if (mode_ == Mode::kStopped) return;
+  if (mode_ == Mode::kStopped || mode_ == Mode::kFenced) return;
   const bool alone = mode_ == Mode::kUnprotected;
   const EpochId before = committed_;
   const EpochId acknowledged = acknowledged_by_all();
@@ -273,12 +337,16 @@ void PrimaryReplica::check_invariants() const {
   POLLUX_ASSERT(durable_ <= committed_);
   POLLUX_ASSERT(last_flush_ <= committed_);
   POLLUX_ASSERT(flushed_.size() == closed_.value - committed_.value);
+  bool lost = false;
   for (const Backup& backup : backups_) {
+    lost |= backup.state == BackupState::kLost;
     POLLUX_ASSERT(!backup.acked || *backup.acked <= closed_);
     POLLUX_ASSERT((backup.state != BackupState::kProtecting) || backup.acked.has_value());
-    // Output commit itself: nothing is committed that a required backup has not acknowledged.
-    POLLUX_ASSERT(backup.state != BackupState::kProtecting || *backup.acked >= committed_);
+    // Output commit itself: nothing is committed that a backup which counts has not acknowledged.
+    POLLUX_ASSERT(!counts(backup) || !backup.acked || *backup.acked >= committed_);
   }
+  POLLUX_ASSERT(lost == claim_.has_value());
+  POLLUX_ASSERT(!claim_ || mode_ == Mode::kReplicating);
 }
 
 // Text.
@@ -291,6 +359,7 @@ std::string_view to_string(PrimaryReplica::BackupState state) {
     case PrimaryReplica::BackupState::kSyncing: return "syncing";
     case PrimaryReplica::BackupState::kSettling: return "settling";
     case PrimaryReplica::BackupState::kProtecting: return "protecting";
+    case PrimaryReplica::BackupState::kLost: return "lost";
     case PrimaryReplica::BackupState::kDropped: return "dropped";
   }
   return "unknown";
@@ -311,6 +380,9 @@ std::string to_string(const Event& event) {
             return fmt::format("EpochClosed({}{})", e.epoch.value, e.flushed ? ", flushed" : "");
           },
           [](const EpochDurable& e) { return fmt::format("EpochDurable({})", e.epoch.value); },
+          [](const TermWon& e) { return fmt::format("TermWon({})", e.term.value); },
+          [](const TermLost& e) { return fmt::format("TermLost({})", e.term.value); },
+          [](const ArbiterUnreachable&) { return std::string("ArbiterUnreachable"); },
           [](const Stop& e) { return fmt::format("Stop({})", protocol::to_string(e.reason)); },
           [](const Tick&) { return std::string("Tick"); },
       },
@@ -330,6 +402,8 @@ std::string to_string(const Effect& effect) {
           },
           [](const DropBackup& e) { return fmt::format("DropBackup({}, {})", e.backup.value, e.reason); },
           [](const Unprotected&) { return std::string("Unprotected"); },
+          [](const ClaimTerm& e) { return fmt::format("ClaimTerm({})", e.term.value); },
+          [](const Fenced& e) { return fmt::format("Fenced({})", e.reason); },
       },
       effect);
 }

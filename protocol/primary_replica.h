@@ -6,13 +6,23 @@
 // and carries out the effects in order.
 //
 // A backup's life:  connecting -LinkUp-> greeting -Welcome-> welcomed -(all decided)-> syncing
-//                   -SyncFinished-> settling -first Ack-> protecting;  any -> dropped, for good.
+//                   -SyncFinished-> settling -first Ack-> protecting -loss-> lost -TermWon-> dropped, for good;
+//                   settling, too, is left through lost; any before it goes to dropped directly.
 //
 // Rules
 //  - StartFullSync comes for all welcomed backups at once, as soon as none is connecting or greeting.
 //  - A backup is required from SyncFinished on. An epoch is committed when every required backup has
 //    acknowledged it; so a backup that falls away may advance the commit. With no required backup nothing is
 //    committed until Unprotected. Commits are monotone.
+//  - Arbitration: a required backup that is lost may be promoting itself right now. It is only *lost*: it counts
+//    as before, and nothing more is committed than it acknowledged. ClaimTerm asks an arbiter, who decides each
+//    term once, for the next term. Won: nobody else can lead in it, and all who are lost are dropped. Lost: a
+//    backup leads; Fenced, for good. Unreachable: asked again after Timing::arbitration_retry.
+//  - One claim covers every backup lost until its answer: none of them was told of the new term, so each can
+//    claim only this one. The others are told at once (NewTerm): they could claim no later one without it.
+//  - Whoever is lost gets no heartbeat, and Goodbye only when the term is won: until then the primary does not
+//    know which of the two goes on, and must not end the other.
+//  - A backup that is not required never promotes itself: it is dropped without a claim.
 //  - Durability: an epoch with a flush is committed only when the primary's own image holds all previous
 //    flushed epochs durably, so that no host that comes back alone lacks more than the last acknowledged flush.
 //  - When the last backup is gone: Unprotected, and every closed epoch is committed at once. No backup holds
@@ -60,8 +70,9 @@ struct Heard {
   BackupId backup;
   TimePoint at;
 };
-// Everything of the full sync, SyncEnd(epoch) last, was handed to the link. `epoch` is the last closed epoch,
-// 0 before the first.
+// Everything of the full sync but SyncEnd(epoch) was handed to the link. Step this before SyncEnd is handed over:
+// with it the backup can take over, so from here on its loss needs a claim. If the backup was dropped before,
+// SyncEnd may not be sent any more. `epoch` is the last closed epoch, 0 before the first.
 struct SyncFinished {
   BackupId backup;
   EpochId epoch;
@@ -75,12 +86,21 @@ struct EpochClosed {
 struct EpochDurable {
   EpochId epoch;
 };
+// The arbiter's answers to ClaimTerm.
+struct TermWon {
+  Term term;
+};
+struct TermLost {
+  Term term;
+};
+struct ArbiterUnreachable {};
 // The machine ends: no epoch follows. Every remaining backup gets Goodbye.
 struct Stop {
   GoodbyeReason reason = GoodbyeReason::kStopped;
 };
 struct Tick {};
-using Event = std::variant<LinkUp, LinkDown, Heard, SyncFinished, EpochClosed, EpochDurable, Stop, Tick>;
+using Event = std::variant<LinkUp, LinkDown, Heard, SyncFinished, EpochClosed, EpochDurable, TermWon, TermLost,
+                           ArbiterUnreachable, Stop, Tick>;
 
 // Effects.
 struct Send {
@@ -114,7 +134,19 @@ struct DropBackup {
 struct Unprotected {
   bool operator==(const Unprotected&) const = default;
 };
-using Effect = std::variant<Send, StartFullSync, Protected, Committed, DropBackup, Unprotected>;
+// Ask the arbiter for this term and answer by TermWon, TermLost or ArbiterUnreachable.
+struct ClaimTerm {
+  Term term;
+  bool operator==(const ClaimTerm&) const = default;
+};
+// A backup leads the machine: nothing held here may ever leave. Close every link without a word: a Goodbye would
+// end backups that decide for themselves, each by the arbiter's answer, and one of them may be the new primary.
+struct Fenced {
+  std::string reason;
+  bool operator==(const Fenced&) const = default;
+};
+using Effect =
+    std::variant<Send, StartFullSync, Protected, Committed, DropBackup, Unprotected, ClaimTerm, Fenced>;
 
 [[nodiscard]] std::string to_string(const Event& event);
 [[nodiscard]] std::string to_string(const Effect& effect);
@@ -126,7 +158,7 @@ inline std::ostream& operator<<(std::ostream& out, const Effect& effect) { retur
 class PrimaryReplica {
  public:
   using Effects = std::vector<primary::Effect>;
-  enum class BackupState { kConnecting, kGreeting, kWelcomed, kSyncing, kSettling, kProtecting, kDropped };
+  enum class BackupState { kConnecting, kGreeting, kWelcomed, kSyncing, kSettling, kProtecting, kLost, kDropped };
 
   explicit PrimaryReplica(PrimaryConfig config);
 
@@ -143,9 +175,12 @@ class PrimaryReplica {
   [[nodiscard]] EpochId committed() const { return committed_; }
   [[nodiscard]] EpochId closed() const { return closed_; }
   [[nodiscard]] bool unprotected() const { return mode_ == Mode::kUnprotected; }
+  [[nodiscard]] bool fenced() const { return mode_ == Mode::kFenced; }
+  [[nodiscard]] bool claiming() const { return claim_.has_value(); }
+  [[nodiscard]] Term term() const { return term_; }
 
  private:
-  enum class Mode { kReplicating, kUnprotected, kStopped };
+  enum class Mode { kReplicating, kUnprotected, kFenced, kStopped };
   struct Backup {
     BackupState state = BackupState::kConnecting;
     TimePoint last_heard;
@@ -153,6 +188,13 @@ class PrimaryReplica {
     std::uint64_t heartbeats = 0;
     EpochId base;                  // the end of its full sync
     std::optional<EpochId> acked;  // none before the first Ack
+    Term greeted;                  // the term its Hello named
+    bool hears = false;            // a Goodbye: its link is up and it did not leave
+    std::string loss;              // why it is lost
+  };
+  // Of term_.next(). Without a retry the arbiter's answer is awaited.
+  struct Claim {
+    std::optional<TimePoint> retry_at;
   };
 
   void on(const primary::LinkUp& event);
@@ -161,6 +203,9 @@ class PrimaryReplica {
   void on(const primary::SyncFinished& event);
   void on(const primary::EpochClosed& event);
   void on(const primary::EpochDurable& event);
+  void on(const primary::TermWon& event);
+  void on(const primary::TermLost& event);
+  void on(const primary::ArbiterUnreachable& event);
   void on(const primary::Stop& event);
   void on(const primary::Tick& event);
   void on_message(BackupId from, const Welcome& message);
@@ -176,9 +221,12 @@ class PrimaryReplica {
   [[nodiscard]] const Backup& backup(BackupId id) const;
   [[nodiscard]] static bool is_linked(const Backup& backup);
   [[nodiscard]] static bool is_required(const Backup& backup);
+  [[nodiscard]] static bool counts(const Backup& backup);  // commits wait for it
   void violation(BackupId id, const std::string& what);
+  void lose(BackupId id, const std::string& reason);
   void give_up(BackupId id, const std::string& reason);  // Goodbye, then drop
   void drop(BackupId id, const std::string& reason);
+  void check_claim(Term answered) const;
   void start_sync_when_decided();
   void heartbeat_when_due(BackupId id);
   void advance_commit();
@@ -188,6 +236,8 @@ class PrimaryReplica {
   PrimaryConfig config_;
   std::vector<Backup> backups_;
   Mode mode_ = Mode::kReplicating;
+  Term term_;                   // the one it leads in
+  std::optional<Claim> claim_;  // as long as a backup is lost
   EpochId closed_;
   EpochId committed_;
   EpochId durable_;

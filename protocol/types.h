@@ -21,10 +21,11 @@ struct EpochId {
   [[nodiscard]] EpochId next() const { return {value + 1}; }
 };
 
-// At most one primary per term.
+// At most one primary per term; an arbiter decides whose it is, once.
 struct Term {
   std::uint64_t value = 0;
   auto operator<=>(const Term&) const = default;
+  [[nodiscard]] Term next() const { return {value + 1}; }
 };
 
 // Guest frame number: a guest-physical address divided by kPageSize.

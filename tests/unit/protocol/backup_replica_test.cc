@@ -22,7 +22,7 @@ class BackupScript : public ::testing::Test {
   void start() {
     BackupConfig config;
     config.max_record_bytes = 1 << 20;
-    config.timing = {100ms, 1s};
+    config.timing = {100ms, 1s, 200ms};
     backup_.emplace(config);
   }
 
@@ -57,6 +57,9 @@ class BackupScript : public ::testing::Test {
   }
   Lines applied(std::uint64_t epoch) { return step(EpochApplied{{epoch}}); }
   Lines durable(std::uint64_t epoch) { return step(EpochDurable{{epoch}}); }
+
+  Lines won(std::uint64_t term) { return step(TermWon{{term}}); }
+  Lines lost(std::uint64_t term) { return step(TermLost{{term}}); }
 
   static Lines violation(const std::string& what) {
     return {"Send(Goodbye(dropped: protocol violation: " + what + "))",
@@ -128,7 +131,9 @@ TEST_F(BackupScript, NothingIsAcknowledgedBeforeTheSyncIsDurable) {
 TEST_F(BackupScript, ThePrimaryLostBetweenEpochsPromotesToTheLastWhole) {
   protect();
   record(1);
-  EXPECT_EQ(step(LinkDown{"reset by peer"}), (Lines{"Promote(1, reset by peer)"}));
+  EXPECT_EQ(step(LinkDown{"reset by peer"}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(backup_->state(), State::kClaiming);
+  EXPECT_EQ(won(5), (Lines{"Promote(1, term 5, reset by peer)"}));
   EXPECT_EQ(backup_->state(), State::kPromoted);
 }
 
@@ -137,13 +142,15 @@ TEST_F(BackupScript, APartialRecordIsDiscardedAtPromotion) {
   record(1);
   open(2);
   pages(2, 5);
-  EXPECT_EQ(step(LinkDown{"x"}), (Lines{"DiscardPartial(2)", "Promote(1, x)"}));
+  EXPECT_EQ(step(LinkDown{"x"}), (Lines{"DiscardPartial(2)", "ClaimTerm(5)"}));
+  EXPECT_EQ(won(5), (Lines{"Promote(1, term 5, x)"}));
 }
 
 TEST_F(BackupScript, AWholeEpochThatIsNotYetDurableIsPromotedTo) {
   protect();
   record(1, true);
-  EXPECT_EQ(step(LinkDown{"x"}), (Lines{"Promote(1, x)"}));
+  EXPECT_EQ(step(LinkDown{"x"}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(won(5), (Lines{"Promote(1, term 5, x)"}));
   // The engine's answers still come, and are no longer told to anybody.
   EXPECT_EQ(applied(1), Lines{});
   EXPECT_EQ(durable(1), Lines{});
@@ -152,7 +159,8 @@ TEST_F(BackupScript, AWholeEpochThatIsNotYetDurableIsPromotedTo) {
 TEST_F(BackupScript, ThePrimaryLostRightAfterTheSyncPromotesToItsEpoch) {
   begin_sync();
   receive(SyncEnd{});
-  EXPECT_EQ(step(LinkDown{"x"}), (Lines{"Promote(0, x)"}));
+  EXPECT_EQ(step(LinkDown{"x"}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(won(5), (Lines{"Promote(0, term 5, x)"}));
 }
 
 TEST_F(BackupScript, ASilentPrimaryIsLost) {
@@ -162,8 +170,9 @@ TEST_F(BackupScript, ASilentPrimaryIsLost) {
   EXPECT_EQ(step(Tick{}), (Lines{"Send(Heartbeat(1))"}));
   receive(Heartbeat{1});
   clock_.advance(1000ms);
-  EXPECT_EQ(step(Tick{}), (Lines{"Promote(1, silent for 1000 ms)"}));
+  EXPECT_EQ(step(Tick{}), (Lines{"ClaimTerm(5)"}));
   EXPECT_EQ(backup_->next_deadline(), std::nullopt);
+  EXPECT_EQ(won(5), (Lines{"Promote(1, term 5, silent for 1000 ms)"}));
 }
 
 TEST_F(BackupScript, BytesOfAnUnfinishedMessageCountAsLife) {
@@ -195,6 +204,69 @@ TEST_F(BackupScript, ALossBeforeTheSyncLeavesRoomForAnotherPrimary) {
   EXPECT_EQ(step(Tick{}), (Lines{"Disconnect(silent for 1000 ms)"}));
   step(LinkUp{});
   EXPECT_EQ(receive(hello()), (Lines{"ExamineHello"}));
+}
+
+TEST_F(BackupScript, TheTermOfAnotherFencesIt) {
+  protect();
+  record(1);
+  step(LinkDown{"x"});
+  EXPECT_EQ(lost(5), (Lines{"Fenced(lost the primary: x; term 5 is another replica's)"}));
+  EXPECT_EQ(backup_->state(), State::kEnded);
+  EXPECT_EQ(applied(1), Lines{});
+}
+
+TEST_F(BackupScript, ClaimingItHearsNobodyAndAcknowledgesNothing) {
+  protect();
+  record(1, true);
+  clock_.advance(1s);
+  EXPECT_EQ(step(Tick{}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(applied(1), Lines{});
+  EXPECT_EQ(durable(1), Lines{});
+  EXPECT_EQ(record(2), Lines{});
+  EXPECT_EQ(receive(Goodbye{GoodbyeReason::kStopped, {}}), Lines{});
+  EXPECT_EQ(step(LinkDown{"closed"}), Lines{});
+  EXPECT_EQ(won(5), (Lines{"Promote(1, term 5, silent for 1000 ms)"}));
+}
+
+TEST_F(BackupScript, AnUnreachableArbiterIsAskedAgain) {
+  protect();
+  step(LinkDown{"x"});
+  clock_.advance(5s);
+  EXPECT_EQ(step(Tick{}), Lines{});
+  EXPECT_EQ(step(ArbiterUnreachable{}), Lines{});
+  EXPECT_EQ(backup_->next_deadline(), clock_.now() + 200ms);
+  clock_.advance(200ms);
+  EXPECT_EQ(step(Tick{}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(backup_->next_deadline(), std::nullopt);
+  EXPECT_EQ(won(5), (Lines{"Promote(0, term 5, x)"}));
+}
+
+TEST_F(BackupScript, StopWhileClaimingEnds) {
+  protect();
+  step(LinkDown{"x"});
+  EXPECT_EQ(step(Stop{}), (Lines{"End(stopped)"}));
+  EXPECT_EQ(won(5), Lines{});
+  EXPECT_EQ(backup_->state(), State::kEnded);
+}
+
+TEST_F(BackupScript, ItClaimsTheTermAfterItsPrimarys) {
+  protect();
+  open(1);
+  EXPECT_EQ(receive(NewTerm{{6}}), Lines{});
+  EXPECT_EQ(backup_->term(), Term{6});
+  EXPECT_EQ(step(LinkDown{"x"}), (Lines{"DiscardPartial(1)", "ClaimTerm(7)"}));
+  EXPECT_EQ(won(7), (Lines{"Promote(0, term 7, x)"}));
+}
+
+TEST_F(BackupScript, TermsOnlyGrow) {
+  protect();
+  EXPECT_EQ(receive(NewTerm{{4}}), violation("NewTerm(4) after term 4"));
+  protect();
+  receive(NewTerm{{6}});
+  EXPECT_EQ(receive(NewTerm{{5}}), violation("NewTerm(5) after term 6"));
+  start();
+  step(LinkUp{});
+  EXPECT_EQ(receive(NewTerm{{5}}), violation("NewTerm before Hello"));
 }
 
 TEST_F(BackupScript, GoodbyeEndsAndNeverPromotes) {
@@ -355,6 +427,8 @@ TEST_F(BackupScript, EventsOutOfOrderAreABug) {
   EXPECT_DEATH(step(LinkUp{}), "invariant");
   record(1, true);
   EXPECT_DEATH(durable(1), "invariant");
+  step(LinkDown{"x"});
+  EXPECT_DEATH(won(6), "invariant");
 }
 
 }  // namespace

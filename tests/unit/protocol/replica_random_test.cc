@@ -3,6 +3,7 @@
 #include <deque>
 #include <optional>
 #include <random>
+#include <utility>
 
 #include "protocol/backup_replica.h"
 #include "protocol/primary_replica.h"
@@ -24,7 +25,7 @@ class Random {
 // A message any peer might send, near the epochs at hand.
 Message any_message(Random& random, std::uint64_t epoch) {
   const EpochId near{epoch + random.below(3) - (epoch > 0 ? random.below(2) : 0)};
-  switch (random.below(13)) {
+  switch (random.below(14)) {
     case 0: return Hello{};
     case 1: return Welcome{};
     case 2: return DiskDigestRequest{{0}, 0, 1};
@@ -37,6 +38,7 @@ Message any_message(Random& random, std::uint64_t epoch) {
     case 9: return EpochClose{near, random.below(2), 0, random.below(2), random.chance(2), 8};
     case 10: return Ack{near};
     case 11: return Heartbeat{1};
+    case 12: return NewTerm{{random.below(4)}};
     default: return random.chance(2) ? Message(Goodbye{}) : Message(Refuse{"no"});
   }
 }
@@ -86,6 +88,11 @@ void run_backup(std::uint64_t seed) {
         take(machine.step(backup::EpochApplied{apply->epoch}, clock.now()));
       } else if (const auto* make = std::get_if<backup::MakeDurable>(&effect)) {
         take(machine.step(backup::EpochDurable{make->epoch}, clock.now()));
+      } else if (const auto* claim = std::get_if<backup::ClaimTerm>(&effect)) {
+        const std::uint64_t answer = random.below(4);
+        if (answer == 0) take(machine.step(backup::TermLost{claim->term}, clock.now()));
+        if (answer == 1) take(machine.step(backup::ArbiterUnreachable{}, clock.now()));
+        if (answer > 1) take(machine.step(backup::TermWon{claim->term}, clock.now()));
       } else if (const auto* promote = std::get_if<backup::Promote>(&effect)) {
         ASSERT_TRUE(!acked || promote->epoch >= *acked) << "an acknowledged epoch is lost";
       } else if (const auto* send = std::get_if<backup::Send>(&effect)) {
@@ -112,9 +119,14 @@ void run_primary(std::uint64_t seed) {
   PrimaryReplica machine(config);
   EpochId committed;
   std::vector<BackupId> to_sync;
+  std::optional<Term> claimed;
   const auto take = [&](const PrimaryReplica::Effects& effects) {
     for (const primary::Effect& effect : effects) {
       if (const auto* sync = std::get_if<primary::StartFullSync>(&effect)) to_sync.push_back(sync->backup);
+      if (const auto* claim = std::get_if<primary::ClaimTerm>(&effect)) {
+        ASSERT_FALSE(claimed) << "one claim at a time";
+        claimed = claim->term;
+      }
       if (const auto* commit = std::get_if<primary::Committed>(&effect)) {
         ASSERT_GT(commit->epoch, committed);
         ASSERT_LE(commit->epoch, machine.closed());
@@ -126,7 +138,13 @@ void run_primary(std::uint64_t seed) {
   for (int i = 0; i < 200; ++i) {
     clock.advance(std::chrono::milliseconds(random.below(20)));
     const BackupId from{static_cast<std::uint32_t>(random.below(config.backups))};
-    if (!to_sync.empty() && random.chance(3)) {
+    if (claimed && random.chance(4)) {
+      const Term term = *std::exchange(claimed, std::nullopt);
+      const std::uint64_t answer = random.below(8);
+      if (answer == 0) take(machine.step(primary::TermLost{term}, clock.now()));
+      if (answer == 1) take(machine.step(primary::ArbiterUnreachable{}, clock.now()));
+      if (answer > 1) take(machine.step(primary::TermWon{term}, clock.now()));
+    } else if (!to_sync.empty() && random.chance(3)) {
       const BackupId synced = to_sync.back();
       to_sync.pop_back();
       take(machine.step(primary::SyncFinished{synced, machine.closed()}, clock.now()));
