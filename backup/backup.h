@@ -20,7 +20,7 @@ struct BackupOptions {
   std::chrono::milliseconds heartbeat_interval{100};
   std::chrono::milliseconds silence_timeout{1000};
   std::uint64_t staging_bytes = std::uint64_t{1} << 30;
-  protocol::Claim claim;  // empty: no arbiter
+  protocol::Claim claim;  // of terms, for this replica; empty: no arbiter
   std::string timeline_path;  // the failover's timeline as JSON; empty: none
   // Called on run()'s thread once the promoted machine runs; may be empty.
   std::function<void(vmm::Machine&)> on_promoted;

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "cli/arbiter_options.h"
 #include "cli/config_file.h"
 #include "cli/commands.h"
 #include "cli/exit_code.h"
@@ -18,6 +19,7 @@ namespace {
 
 struct BackupCommand {
   HostOptions host;
+  ArbiterOptions arbiter;
   std::string listen;
   std::string key;
   std::string peer_key;
@@ -37,6 +39,7 @@ backup::BackupOptions to_options(const BackupCommand& command) {
   options.heartbeat_interval = std::chrono::milliseconds(command.heartbeat_ms);
   options.staging_bytes = parse_size("--staging", command.staging);
   options.timeline_path = command.timeline;
+  options.claim = command.arbiter.open();
   return options;
 }
 
@@ -75,6 +78,7 @@ void add_backup(CLI::App& app, int& exit_code) {
   command->add_option("--heartbeat-ms", options->heartbeat_ms, "interval of heartbeats")->capture_default_str();
   command->add_option("--staging", options->staging, "memory for records that are not yet applied; more than the guest's RAM")->capture_default_str();
   command->add_option("--timeline", options->timeline, "write the failover's timeline to this JSON file")->type_name("FILE");
+  options->arbiter.add_to(*command);
   // Usually nobody sits at a backup's terminal, and its log lines would garble a guest's console.
   options->host.add_to(*command, "none");
   add_config_option(*command);

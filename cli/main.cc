@@ -29,8 +29,10 @@ a guest in one line:
 
 the same guest on two hosts, as one machine:
   a$ pollux keygen a.key          b$ pollux keygen b.key     (exchange a.key.pub and b.key.pub)
-  b$ pollux backup --listen 0.0.0.0:7700 --key b.key --peer-key a.key.pub --disk root.raw --net tap=tap0
-  a$ pollux primary --backup b:7700 --key a.key --peer-key b.key.pub --kernel ... --disk root.raw --net tap=tap0
+  b$ pollux backup --listen 0.0.0.0:7700 --key b.key --peer-key a.key.pub --arbiter etcd:http://c:2379
+       --disk root.raw --net tap=tap0
+  a$ pollux primary --backup b:7700 --key a.key --peer-key b.key.pub --arbiter etcd:http://c:2379
+       --kernel ... --disk root.raw --net tap=tap0
 
 Options may also stand in a file: --config FILE.toml, with the same names.)";
 

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "cli/arbiter_options.h"
 #include "cli/commands.h"
 #include "cli/exit_code.h"
 #include "cli/machine_options.h"
@@ -19,6 +20,7 @@ namespace {
 
 struct PrimaryCommand {
   MachineOptions machine;
+  ArbiterOptions arbiter;
   std::vector<std::string> backups;
   std::string key;
   std::vector<std::string> peer_keys;
@@ -73,6 +75,7 @@ int run_primary(const PrimaryCommand& command) {
   SignalWatcher signals;
   primary::PrimaryOptions options = to_options(command);
   const auto key = for_option("--key", [&] { return protocol::session::load_secret_key(command.key); });
+  options.claim = command.arbiter.open();
   primary::Primary* running = nullptr;
   const std::unique_ptr<vmm::Backends> backends = command.machine.host().open([&] { running->stop(); });
   // A live line would garble a guest's console on the same terminal.
@@ -109,6 +112,7 @@ void add_primary(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   command->add_option("--held", options->held, "memory for outputs that wait for their commit")->capture_default_str();
   command->add_option("--stats", options->statistics, "write statistics to this JSON file every second")->type_name("FILE");
+  options->arbiter.add_to(*command);
   options->machine.add_to(*command);
   command->callback([options, &exit_code] { exit_code = run_primary(*options); });
 }

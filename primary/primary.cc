@@ -43,6 +43,13 @@ protocol::GoodbyeReason goodbye_reason(vmm::ExitReason reason) {
   }
 }
 
+// A machine that nobody can arbitrate is not begun: its backup could never take over.
+void claim_first_term(const protocol::Claim& claim, const protocol::Hello& hello) {
+  if (claim && claim(hello.vm, hello.term) != protocol::Verdict::kWon) {
+    throw Error("the arbiter does not give this machine its first term: see --arbiter");
+  }
+}
+
 // Connects to all backups at the same time. Once one is connected the others have little time left: it waits for its
 // Hello.
 class Connector {
@@ -186,6 +193,7 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
 
   protocol::PrimaryConfig config;
   config.hello = make_hello(machine->config());
+  claim_first_term(options.claim, config.hello);
   config.backups = impl_->shippers.size();
   config.timing = {options.heartbeat_interval, options.silence_timeout};
   EpochEngine* engine_pointer = nullptr;

@@ -35,7 +35,7 @@ struct PrimaryOptions {
   std::chrono::milliseconds heartbeat_interval{100};
   std::chrono::milliseconds silence_timeout{1000};
   std::chrono::milliseconds connect_timeout{10'000};
-  protocol::Claim claim;  // empty: no arbiter
+  protocol::Claim claim;  // of terms, for this replica; empty: no arbiter
   std::uint64_t staging_bytes = 256 << 20;  // page copies on their way to the backups
   std::uint64_t held_bytes = 64 << 20;      // outputs waiting for their commit
   std::string statistics_path;              // empty: none

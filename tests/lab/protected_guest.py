@@ -49,14 +49,14 @@ class ProtectedGuest:
 
     def start_backup(self):
         self.backup = self.pollux.spawn(
-            f"pollux backup --listen 0.0.0.0:{LINK_PORT} --key /root/key --peer-key /root/peer.pub"
+            f"pollux backup --listen 0.0.0.0:{LINK_PORT} --key /root/key --peer-key /root/peer.pub --arbiter none"
             f" --disk /dev/vda --net tap=tap0 --console file=/root/console"
             f" --timeout-ms {self.timeout_ms} --timeline /root/timeline.json", "backup")
         self.backup.wait_for("listening", 60)
 
     def start_primary(self, *kernel_words: str):
         self.primary = self.castor.spawn(
-            f"pollux primary --backup {HOST_IPS['pollux']}:{LINK_PORT} --key /root/key --peer-key /root/peer.pub"
+            f"pollux primary --backup {HOST_IPS['pollux']}:{LINK_PORT} --key /root/key --peer-key /root/peer.pub --arbiter none"
             f" --kernel /guest/vmlinuz --initrd /guest/initrd.cpio --cmdline '{guest_cmdline(*kernel_words)}'"
             f" --memory {GUEST_MEMORY} --disk /dev/vda --net tap=tap0,mac={GUEST_MAC} --console file=/root/console"
             f" --epoch-ms {self.epoch_ms} --timeout-ms {self.timeout_ms} --staging 64M --stats /root/stats.json",

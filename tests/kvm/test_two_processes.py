@@ -1,0 +1,128 @@
+#!/usr/bin/python3
+"""A primary and a backup as two processes on this host: who goes on when one of them stands still, or both live but
+cannot tell."""
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+POLLUX = os.environ["POLLUX_BIN"]
+GUEST = os.environ["POLLUX_PAGE_WRITER"]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on, at this moment."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class TwoProcesses(unittest.TestCase):
+    def start(self, log: str, *words: str) -> subprocess.Popen:
+        with open(self.folder / log, "wb") as output:
+            process = subprocess.Popen([POLLUX, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def wait_for(self, log: str, pattern: str) -> re.Match:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if found := re.search(pattern, (self.folder / log).read_text()):
+                return found
+            time.sleep(0.05)
+        self.fail(f"{log} does not show {pattern}: {(self.folder / log).read_text()}")
+
+    def setUp(self):
+        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+            self.skipTest("/dev/kvm cannot be used")
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        for name in "ab":
+            subprocess.run([POLLUX, "keygen", self.folder / name], check=True, stdout=subprocess.DEVNULL)
+
+    def start_both(self, arbiter: str, backup_timeout_ms: int, primary_timeout_ms: int):
+        a, b = str(self.folder / "a"), str(self.folder / "b")
+        arbiter_words = ("--arbiter", arbiter, "--heartbeat-ms", "50")
+        self.backup = self.start("backup", "backup", "--listen", "127.0.0.1:0", "--key", b, "--peer-key", a + ".pub",
+                                 "--timeout-ms", str(backup_timeout_ms), *arbiter_words)
+        port = self.wait_for("backup", r"port (\d+)").group(1)
+        self.primary = self.start("primary", "primary", "--backup", f"127.0.0.1:{port}",
+                                  "--key", a, "--peer-key", b + ".pub", "--kernel", GUEST, "--memory", "64M",
+                                  "--console", "none", "--timeout-ms", str(primary_timeout_ms), *arbiter_words)
+        self.wait_for("primary", "protecting")
+
+    def file_arbiter(self) -> str:
+        claims = self.folder / "claims"
+        claims.mkdir()
+        return f"file:{claims}"
+
+    def test_a_stalled_backup_does_not_take_its_own_stall_for_silence(self):
+        self.start_both("none", 300, 10000)
+        for _ in range(8):
+            self.backup.send_signal(signal.SIGSTOP)
+            time.sleep(0.6)  # the stall itself: twice the timeout
+            self.backup.send_signal(signal.SIGCONT)
+            time.sleep(0.3)
+            self.assertIsNone(self.backup.poll(), (self.folder / "backup").read_text())
+        self.assertNotIn("failover", (self.folder / "backup").read_text())
+        # Still protecting: now the primary does die.
+        self.primary.kill()
+        self.wait_for("backup", "failover at the end of epoch")
+
+    def test_a_primary_that_comes_back_from_a_stall_is_fenced(self):
+        self.start_both(self.file_arbiter(), 300, 300)
+        self.primary.send_signal(signal.SIGSTOP)
+        self.wait_for("backup", "runs unprotected now")
+        self.primary.send_signal(signal.SIGCONT)
+        self.assertEqual(self.primary.wait(30), 1)
+        self.wait_for("primary", "fenced: ")
+        self.assertIsNone(self.backup.poll(), (self.folder / "backup").read_text())
+
+    def test_a_backup_is_fenced_when_its_primary_went_on_without_it(self):
+        self.start_both(self.file_arbiter(), 300, 300)
+        self.backup.send_signal(signal.SIGSTOP)
+        self.wait_for("primary", "goes on unprotected")
+        # It must not hear the primary's goodbye, or it would end without a question.
+        self.primary.send_signal(signal.SIGSTOP)
+        self.backup.send_signal(signal.SIGCONT)
+        self.assertEqual(self.backup.wait(30), 1)
+        self.assertRegex((self.folder / "backup").read_text(), "fenced: |dropped: |silent for")
+        self.assertNotIn("failover", (self.folder / "backup").read_text())
+        self.primary.send_signal(signal.SIGCONT)
+
+    def start_etcd(self) -> subprocess.Popen:
+        client, peer = f"http://127.0.0.1:{self.etcd_ports[0]}", f"http://127.0.0.1:{self.etcd_ports[1]}"
+        words = ["etcd", "--data-dir", self.folder / "etcd-data", "--listen-client-urls", client,
+                 "--advertise-client-urls", client, "--listen-peer-urls", peer,
+                 "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"]
+        with open(self.folder / "etcd", "ab") as output:
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def test_nobody_goes_on_while_the_arbiter_is_away(self):
+        self.etcd_ports = free_ports(2)
+        etcd = self.start_etcd()
+        self.wait_for("etcd", "ready to serve client requests")
+        self.start_both(f"etcd:http://127.0.0.1:{self.etcd_ports[0]}", 300, 300)
+        etcd.kill()
+        etcd.wait()
+        self.primary.kill()
+        self.wait_for("backup", "cannot be asked")
+        self.assertNotIn("failover", (self.folder / "backup").read_text())
+        self.start_etcd()
+        self.wait_for("backup", "runs unprotected now")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
