@@ -205,7 +205,10 @@ void ReplicationSession::handle(std::vector<event::Effect> effects) {
   }
 }
 
-void ReplicationSession::carry_out(const event::Send& effect) { link_->send(effect.message); }
+void ReplicationSession::carry_out(const event::Send& effect) {
+  refused_ |= std::holds_alternative<protocol::Refuse>(effect.message);
+  link_->send(effect.message);
+}
 
 void ReplicationSession::carry_out(const event::ExamineHello& effect) {
   try {
@@ -227,7 +230,6 @@ void ReplicationSession::carry_out(const event::ExamineHello& effect) {
                  config.memory_bytes >> 20, config.vcpus, config.disks.size(), config.nics.size());
     step(event::HelloAccepted{});
   } catch (const Error& error) {
-    refused_ = true;
     step(event::HelloRefused{error.what()});
   }
 }

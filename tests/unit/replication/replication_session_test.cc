@@ -539,7 +539,8 @@ INSTANTIATE_TEST_SUITE_P(
                  hello.machine_config = pattern(200, 1);
                  hello.config_digest = protocol::digest_config(hello.machine_config);
                },
-               "machine config"}),
+               "machine config"},
+        Misfit{"Version", [](auto& hello) { hello.version = 99; }, "version"}),
     [](const auto& info) { return info.param.name; });
 
 // Primaries that break the rules. Each begins with a good write, of which nothing may be seen.
