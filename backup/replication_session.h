@@ -48,7 +48,7 @@ class ReplicationSession {
 
  private:
   void wait_for_work();
-  void count_only_real_silence();
+  protocol::TimePoint last_heard();
   void receive_some();
   void receive_one(protocol::Received received);
   void take_body(const protocol::Message& message, Bytes body);
@@ -77,6 +77,7 @@ class ReplicationSession {
   std::optional<SessionOutcome> outcome_;
   protocol::TimePoint last_whole_at_;
   bool link_down_seen_ = false;
+  bool unread_ = false;  // the link may hold more than was taken of it
   bool refused_ = false;
   const std::chrono::nanoseconds silence_timeout_;
   protocol::TimePoint last_turn_;

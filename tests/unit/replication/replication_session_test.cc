@@ -798,6 +798,47 @@ TEST_F(ReplicationSessionTest, ABackupWhoseDiskFailsIsNotPromotedEither) {
   expect_failed("cannot write " + disk_path_);
 }
 
+// The full sync writes the disk on the receiving thread: a slow one must not make the backup mute, or it is
+// dropped.
+TEST_F(ReplicationSessionTest, HeartbeatsGoOutBetweenTheWritesOfASlowDisk) {
+  greet();
+  constexpr std::uint64_t kMessages = 10;
+  image_->hold(DiskCall::kWrite);
+  for (std::uint64_t i = 0; i < kMessages; ++i) {
+    send(protocol::DiskBlocks{{0}, {{i * 512, 512, false}}}, filled(512, 1));
+  }
+  for (std::uint64_t i = 1; i <= kMessages; ++i) {
+    ASSERT_TRUE(image_->wait_until_begun(DiskCall::kWrite, i));
+    // What was sent before this write began; none comes while it lasts.
+    while (primary_->receive(0s)) {
+    }
+    std::this_thread::sleep_for(2 * kHeartbeatInterval);  // the slow write
+    ASSERT_FALSE(primary_->receive(0s).has_value())
+        << "this thread does not wait for the disk: use another test";
+    image_->let_one_go(DiskCall::kWrite);
+    if (i == kMessages) break;
+    ASSERT_TRUE(image_->wait_until_begun(DiskCall::kWrite, i + 1));
+    const auto received = primary_->receive(500ms);
+    ASSERT_TRUE(received.has_value()) << "mute from write " << i << " to the next";
+    EXPECT_TRUE(std::holds_alternative<protocol::Heartbeat>(received->message));
+  }
+}
+
+// A disk that hangs for longer than the timeout during full sync is a stall of the backup's, no silence.
+TEST_F(ReplicationSessionTest, ADiskThatHangsDuringFullSyncIsNoSilence) {
+  constexpr auto kSilenceTimeout = 200ms;
+  restart({kHeartbeatInterval, kSilenceTimeout});
+  greet();
+  sync_memory();
+  image_->hold(DiskCall::kWrite);
+  sync_disk();
+  ASSERT_TRUE(image_->wait_until_begun(DiskCall::kWrite, 1));
+  std::this_thread::sleep_for(2 * kSilenceTimeout);  // the hanging disk
+  image_->let_all_go();
+  end_sync();
+  expect_ack(0);
+}
+
 // An orderly end, whatever it is doing.
 
 class StopTest : public ReplicationSessionTest {
