@@ -43,6 +43,12 @@ class ControlledImage final : public vmm::Image {
     of(call).fails = true;
   }
 
+  // None fails any more.
+  void recover() {
+    const std::lock_guard lock(mutex_);
+    for (Control& control : controls_) control.fails = false;
+  }
+
   // Calls of this kind so far, those that wait too.
   [[nodiscard]] std::uint64_t begun(DiskCall call) const {
     const std::lock_guard lock(mutex_);
