@@ -202,7 +202,7 @@ void HoldingGate::pass() {
     if (image_failed_) return;
     // Only now: no other host has the flushes that these outputs may speak of.
     for (const auto& epoch : held) emit(*epoch);
-    if (stop_ || (running_->frames.empty() && running_->disk_operations.empty())) mode_ = Mode::kPass;
+    if (stop_ || (running_->emitted_bytes == 0 && running_->disk_operations.empty())) mode_ = Mode::kPass;
   }
   const bool room = std::exchange(refused_frame_, false);
   changed_.notify_all();

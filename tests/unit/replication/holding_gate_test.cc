@@ -221,6 +221,19 @@ TEST_F(HoldingGateTest, LosingProtectionTheImageIsDurableBeforeAnythingLeaves) {
   }
 }
 
+TEST_F(HoldingGateTest, WhatIsEmittedWhileProtectionIsBeingLostLeavesToo) {
+  gate_->hold();
+  EXPECT_TRUE(gate_->write(kDisk, 0, sectors(1, 3)));
+  image_->hold(DiskCall::kWrite);
+  auto passing = std::async(std::launch::async, [&] { gate_->pass(); });
+  ASSERT_TRUE(image_->wait_until_begun(DiskCall::kWrite, 1));
+  gate_->console(vmm::kSerialConsole, sectors(1, 9));
+  image_->let_all_go();
+  passing.get();
+  EXPECT_EQ(console_, sectors(1, 9));
+  EXPECT_EQ(gate_->held_bytes(), 0u);
+}
+
 TEST_F(HoldingGateTest, LosingProtectionMakesRoom) {
   make_gate(1024);
   std::atomic<int> told = 0;
