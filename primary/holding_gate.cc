@@ -211,10 +211,11 @@ void HoldingGate::pass() {
 }
 
 void HoldingGate::abandon() {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   image_failed_ = stop_ = true;
   to_write_.clear();
   changed_.notify_all();
+  changed_.wait(lock, [&] { return !writing_; });
 }
 
 void HoldingGate::drain() {

@@ -315,6 +315,25 @@ TEST_F(HoldingGateTest, AbandonedItLetsNothingOutAndEveryWaiterGo) {
   EXPECT_EQ(image_failures_, 0) << "a host that failed for another reason";
 }
 
+// Whom the callbacks lead to may be gone then.
+TEST_F(HoldingGateTest, AfterAbandonNoCallbackComes) {
+  gate_->hold();
+  EXPECT_TRUE(gate_->flush(kDisk));
+  gate_->seal(EpochId{1});
+  image_->hold(DiskCall::kSync);
+  gate_->release(EpochId{1});
+  ASSERT_TRUE(image_->wait_until_begun(DiskCall::kSync, 1));
+  auto abandoned = std::async(std::launch::async, [&] {
+    gate_->abandon();
+    return durable_.load();
+  });
+  EXPECT_EQ(abandoned.wait_for(20ms), std::future_status::timeout);
+  image_->let_all_go();
+  const std::uint64_t durable_then = abandoned.get();
+  gate_.reset();
+  EXPECT_EQ(durable_, durable_then);
+}
+
 TEST_F(HoldingGateTest, NotesTheBlocksWrittenDuringFullSync) {
   BlockTracker tracker;
   gate_->track_writes(&tracker);
