@@ -54,6 +54,11 @@ class ControlledImage final : public vmm::Image {
     const std::lock_guard lock(mutex_);
     return of(call).begun;
   }
+  // What these calls were about, in all.
+  [[nodiscard]] std::uint64_t bytes(DiskCall call) const {
+    const std::lock_guard lock(mutex_);
+    return of(call).bytes;
+  }
   // False: it did not come to so many.
   [[nodiscard]] bool wait_until_begun(DiskCall call, std::uint64_t count) const {
     std::unique_lock lock(mutex_);
@@ -61,15 +66,15 @@ class ControlledImage final : public vmm::Image {
   }
 
   [[nodiscard]] bool read(std::uint64_t offset, MutableByteView into) override {
-    return enter(DiskCall::kRead) && Image::read(offset, into);
+    return enter(DiskCall::kRead, into.size()) && Image::read(offset, into);
   }
   [[nodiscard]] bool write(std::uint64_t offset, ByteView from) override {
-    return enter(DiskCall::kWrite) && Image::write(offset, from);
+    return enter(DiskCall::kWrite, from.size()) && Image::write(offset, from);
   }
   [[nodiscard]] bool discard(std::uint64_t offset, std::uint64_t length) override {
-    return enter(DiskCall::kDiscard) && Image::discard(offset, length);
+    return enter(DiskCall::kDiscard, length) && Image::discard(offset, length);
   }
-  [[nodiscard]] bool sync() override { return enter(DiskCall::kSync) && Image::sync(); }
+  [[nodiscard]] bool sync() override { return enter(DiskCall::kSync, 0) && Image::sync(); }
 
  private:
   struct Control {
@@ -77,16 +82,18 @@ class ControlledImage final : public vmm::Image {
     bool fails = false;
     std::uint64_t passes = 0;
     std::uint64_t begun = 0;
+    std::uint64_t bytes = 0;
   };
 
   [[nodiscard]] Control& of(DiskCall call) { return controls_.at(static_cast<unsigned>(call)); }
   [[nodiscard]] const Control& of(DiskCall call) const { return controls_.at(static_cast<unsigned>(call)); }
 
   // False: it shall fail.
-  bool enter(DiskCall call) {
+  bool enter(DiskCall call, std::uint64_t bytes) {
     std::unique_lock lock(mutex_);
     Control& control = of(call);
     ++control.begun;
+    control.bytes += bytes;
     changed_.notify_all();
     changed_.wait(lock, [&] { return !control.held || control.passes > 0; });
     if (control.held) --control.passes;
