@@ -10,7 +10,8 @@
 #include <thread>
 
 #include "backup/backup.h"
-#include "primary/block_tracker.h"
+#include "base/error.h"
+#include "primary/full_sync.h"
 #include "primary/primary.h"
 #include "tests/support/controlled_image.h"
 #include "tests/support/temporary_folder.h"
@@ -194,6 +195,28 @@ TEST_F(FullSyncTest, ADiskWrittenMeanwhileIsTheSameOnBothHostsInTheEnd) {
   stop();
   EXPECT_EQ(primary_disk_.contents(), model);
   EXPECT_EQ(backup_disk_.contents(), model);
+}
+
+// The primary's own disk cannot be read: the sync ends, and the gate knows it no more.
+TEST_F(FullSyncTest, ADiskThatCannotBeReadEndsTheSyncAndItsTracking) {
+  protocol::Listener listener({"127.0.0.1", 0}, *backup_key_, {primary_key_->public_key()});
+  primary::Shipper shipper(
+      protocol::Link::connect({"127.0.0.1", listener.port()}, *primary_key_, backup_key_->public_key()));
+  primary::HoldingGate gate(*primary_disk_.backends, 1 << 20,
+                            {.durable = [](protocol::EpochId) {}, .image_failed = [](const std::string&) {}});
+  primary::PagePool pool(2 << 20);
+  primary::EngineMailbox mailbox;
+  primary::Statistics statistics;
+  const auto machine = boot(*primary_disk_.backends, input_, gate);
+  machine->resume();
+  auto sync = std::make_unique<primary::FullSync>(
+      *machine, *primary_disk_.backends, gate, pool, mailbox, statistics,
+      std::vector<primary::SyncTarget>{{{0}, &shipper}}, [](protocol::BackupId) {});
+  primary_disk_.image->fail(DiskCall::kRead);
+  EXPECT_THROW((void)sync->run(), Error);
+  sync.reset();
+  EXPECT_TRUE(gate.write({0}, 0, Bytes(512)));  // a device goes on for a moment
+  machine->pause();
 }
 
 }  // namespace
