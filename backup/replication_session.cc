@@ -63,10 +63,9 @@ SessionOutcome ReplicationSession::run() {
     wait_for_work();
     step_posted_events();
     if (outcome_) break;
-    count_only_real_silence();
     receive_some();
     if (outcome_) break;
-    step(event::Heard{link_->last_received()});
+    step(event::Heard{last_heard()});
     if (!link_->is_up() && !link_down_seen_) {
       // What arrived whole before the end still counts.
       while (!outcome_) {
@@ -90,26 +89,31 @@ SessionOutcome ReplicationSession::run() {
 }
 
 // The primary is silent only for one who listens. A process that was stopped (SIGSTOP, a suspended host, a stolen
-// processor) finds old times when it wakes and the primary's bytes unread; and one that does not receive because its
-// staging memory is full makes the silence itself. Both begin to count afresh. This loop turns at least once each
-// heartbeat interval, so a gap of half the timeout is a stall of ours.
-void ReplicationSession::count_only_real_silence() {
+// processor, a disk that hangs during full sync) finds old times when it wakes and the primary's bytes unread; and one
+// that does not take what has come makes the silence itself. Both begin to count afresh. The loop turns at least once
+// each heartbeat interval, so a gap of half the timeout is a stall of ours.
+TimePoint ReplicationSession::last_heard() {
   const TimePoint turn = now();
   const bool stalled = turn - last_turn_ > silence_timeout_ / 2;
-  if (stalled || replica_.staged_bytes() > staging_bytes_) step(event::Heard{turn});
   last_turn_ = turn;
+  return stalled || unread_ ? turn : link_->last_received();
 }
 
-// Some only: between two turns heartbeats go out, however busy the link is. With full staging memory none: the
-// primary's data waits in the link, and so, by TCP, at the primary.
+// Some only, and no more when a heartbeat is due: those go out however busy the link and slow the disk is. With full
+// staging memory none: the primary's data waits in the link, and so, by TCP, at the primary.
 void ReplicationSession::receive_some() {
   constexpr int kMessagesPerTurn = 16;
+  unread_ = true;
   for (int i = 0; i < kMessagesPerTurn; ++i) {
     if (outcome_ || replica_.staged_bytes() > staging_bytes_) return;
     auto received = link_->receive(std::chrono::nanoseconds(0));
-    if (!received) return;
+    if (!received) {
+      unread_ = false;
+      return;
+    }
     receive_one(std::move(*received));
     step_posted_events();
+    if (const auto deadline = replica_.next_deadline(); deadline && now() >= *deadline) break;
   }
   const std::lock_guard lock(mutex_);
   activity_ = true;  // there may be more
@@ -208,7 +212,10 @@ void ReplicationSession::handle(std::vector<event::Effect> effects) {
   }
 }
 
-void ReplicationSession::carry_out(const event::Send& effect) { link_->send(effect.message); }
+void ReplicationSession::carry_out(const event::Send& effect) {
+  refused_ |= std::holds_alternative<protocol::Refuse>(effect.message);
+  link_->send(effect.message);
+}
 
 void ReplicationSession::carry_out(const event::ExamineHello& effect) {
   try {
@@ -231,7 +238,6 @@ void ReplicationSession::carry_out(const event::ExamineHello& effect) {
     vm_ = effect.hello.vm;
     step(event::HelloAccepted{});
   } catch (const Error& error) {
-    refused_ = true;
     step(event::HelloRefused{error.what()});
   }
 }

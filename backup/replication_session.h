@@ -53,7 +53,7 @@ class ReplicationSession {
 
  private:
   void wait_for_work();
-  void count_only_real_silence();
+  protocol::TimePoint last_heard();
   void receive_some();
   void receive_one(protocol::Received received);
   void take_body(const protocol::Message& message, Bytes body);
@@ -88,6 +88,7 @@ class ReplicationSession {
   protocol::TimePoint last_whole_at_;
   protocol::TimePoint detected_;
   bool link_down_seen_ = false;
+  bool unread_ = false;  // the link may hold more than was taken of it
   bool refused_ = false;
   bool sync_begun_ = false;
   const std::chrono::nanoseconds silence_timeout_;

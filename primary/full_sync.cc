@@ -38,6 +38,8 @@ FullSync::FullSync(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& 
   for (const SyncTarget& target : targets) targets_.push_back({target, {}, 0});
 }
 
+FullSync::~FullSync() { gate_.track_writes(nullptr); }
+
 bool FullSync::abandoned() const {
   return mailbox_.stopping() || std::all_of(targets_.begin(), targets_.end(), [&](const Target& target) {
            return mailbox_.is_dropped(target.to.backup);

@@ -37,6 +37,9 @@ class FullSync {
   FullSync(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
            EngineMailbox& mailbox, Statistics& statistics, std::vector<SyncTarget> targets,
            std::function<void(protocol::BackupId)> before_end);
+  ~FullSync();  // also when run() threw: the gate tracks writes no more
+  FullSync(const FullSync&) = delete;
+  FullSync& operator=(const FullSync&) = delete;
 
   // The machine runs before and after. False: given up, because the engine is to stop, every target was dropped, or
   // an image cannot be read (then the targets are told and closed); the gate passes then.

@@ -194,7 +194,7 @@ void HoldingGate::pass() {
     if (image_failed_) return;
     // Only now: no other host has the flushes that these outputs may speak of.
     for (const auto& epoch : held) emit(*epoch);
-    if (stop_ || (running_->frames.empty() && running_->disk_operations.empty())) mode_ = Mode::kPass;
+    if (stop_ || (running_->emitted_bytes == 0 && running_->disk_operations.empty())) mode_ = Mode::kPass;
   }
   const bool room = std::exchange(refused_frame_, false);
   changed_.notify_all();
@@ -203,10 +203,12 @@ void HoldingGate::pass() {
 }
 
 void HoldingGate::abandon() {
-  const std::lock_guard lock(mutex_);
-  image_failed_ = stop_ = true;
-  writer_.abandon();
+  {
+    const std::lock_guard lock(mutex_);
+    image_failed_ = stop_ = true;
+  }
   changed_.notify_all();
+  writer_.abandon();
 }
 
 void HoldingGate::drain() {
@@ -240,10 +242,15 @@ void HoldingGate::written(const HeldEpoch& epoch) {
 void HoldingGate::image_failed(const std::string& image) {
   {
     const std::lock_guard lock(mutex_);
-    image_failed_ = stop_ = true;
+    image_failed_ = true;
+  }
+  // Before the guest's waiting operations fail: the links must be down by the time it could say anything of that.
+  callbacks_.image_failed(image);
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
   }
   changed_.notify_all();
-  callbacks_.image_failed(image);
 }
 
 }  // namespace pollux::primary

@@ -72,7 +72,8 @@ class HoldingGate final : public vmm::OutputGate {
   void release(protocol::EpochId epoch);
   // Holding -> passing: lets out everything held, sealed or not, and returns when the images hold it.
   void pass();
-  // Ends everything held without letting it out, and lets every waiter go. For a host that failed.
+  // Ends everything held without letting it out, and lets every waiter go. No callback comes after it. For a host that
+  // failed.
   void abandon();
   // Waits until every released disk operation is on its image, durably. For a clean end.
   void drain();

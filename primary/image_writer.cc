@@ -28,14 +28,17 @@ ImageWriter::~ImageWriter() {
 void ImageWriter::write(std::shared_ptr<const HeldEpoch> epoch) {
   {
     const std::lock_guard lock(mutex_);
+    if (abandoned_) return;
     queue_.push_back(std::move(epoch));
   }
   changed_.notify_all();
 }
 
 void ImageWriter::abandon() {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  abandoned_ = true;
   queue_.clear();
+  changed_.wait(lock, [&] { return !busy_; });
 }
 
 void ImageWriter::run() {
@@ -47,9 +50,16 @@ void ImageWriter::run() {
       if (queue_.empty()) return;
       epoch = std::move(queue_.front());
       queue_.pop_front();
+      busy_ = true;
     }
-    if (const auto refused = write_epoch(*epoch)) return callbacks_.failed(*refused);
-    callbacks_.written(*epoch);
+    const auto refused = write_epoch(*epoch);
+    refused ? callbacks_.failed(*refused) : callbacks_.written(*epoch);
+    {
+      const std::lock_guard lock(mutex_);
+      busy_ = false;
+    }
+    changed_.notify_all();
+    if (refused) return;
   }
 }
 

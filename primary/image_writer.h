@@ -35,7 +35,7 @@ class ImageWriter {
 
   // Queued epochs are bounded by the gate, which counts their bytes until they are written.
   void write(std::shared_ptr<const HeldEpoch> epoch);
-  // Forgets what is queued.
+  // Forgets what is queued. No callback is under way or comes any more when it returns. Not from a callback.
   void abandon();
 
  private:
@@ -48,6 +48,8 @@ class ImageWriter {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::shared_ptr<const HeldEpoch>> queue_;
+  bool busy_ = false;
+  bool abandoned_ = false;
   bool stop_ = false;
   std::thread thread_;
 };
