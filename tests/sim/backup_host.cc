@@ -32,7 +32,8 @@ void BackupHost::receive_all() {
     const Packet packet = std::move(arrived.front());
     arrived.pop_front();
     receive(packet);
-    world_.require(replica_.staged_bytes() <= kStagingBytes + kMaxRecordBytes, "a backup stages more than allowed");
+    world_.require(replica_.staged_bytes() <= kStagingBytes + kMaxRecordBytes,
+                   "a backup stages more than allowed");
   }
   rearm();
 }
@@ -78,7 +79,8 @@ void BackupHost::operator_stop() {
 }
 
 void BackupHost::fail() {
-  if (!runs() || is_over() || replica_.state() == State::kClaiming || replica_.state() == State::kPromoted) return;
+  if (!runs() || is_over() || replica_.state() == State::kClaiming || replica_.state() == State::kPromoted)
+    return;
   failed_ = true;
   carry_out(backup::Send{Goodbye{GoodbyeReason::kDropped, "out of memory"}});
   hang_up();
@@ -175,7 +177,10 @@ void BackupHost::carry_out(const backup::Promote& effect) {
   lead_when_applied();
 }
 
-void BackupHost::carry_out(const backup::Fenced&) { hang_up(); }
+void BackupHost::carry_out(const backup::Fenced&) {
+  fenced_ = true;
+  hang_up();
+}
 
 void BackupHost::carry_out(const backup::End&) { hang_up(); }
 

@@ -1,5 +1,5 @@
-// The host of a backup: BackupReplica, and an engine that stages records, applies them on its disk's time, and becomes
-// the machine when it is promoted.
+// The host of a backup: BackupReplica, and an engine that stages records, applies them on its disk's time,
+// and becomes the machine when it is promoted.
 #pragma once
 
 #include <optional>
@@ -35,6 +35,7 @@ class BackupHost : public Host {
   [[nodiscard]] bool is_over() const;  // it leads nothing and waits for nothing
   [[nodiscard]] std::optional<protocol::EpochId> acknowledged() const { return acknowledged_; }
   [[nodiscard]] protocol::Term told_term() const { return told_term_; }
+  [[nodiscard]] bool fenced() const { return fenced_; }
   [[nodiscard]] bool heard_goodbye() const { return heard_goodbye_; }
 
  private:
@@ -79,6 +80,7 @@ class BackupHost : public Host {
   bool refuses_ = false;
   bool failed_ = false;
   bool heard_goodbye_ = false;
+  bool fenced_ = false;
   std::optional<protocol::EpochId> acknowledged_;
   protocol::Term told_term_{};
   std::optional<protocol::EpochId> promote_to_;

@@ -14,10 +14,10 @@ struct Weighted {
 };
 
 constexpr Weighted kWeights[] = {
-    {FaultKind::kCrash, 12},        {FaultKind::kPowerLoss, 10},          {FaultKind::kPause, 16},
-    {FaultKind::kBreakLink, 16},    {FaultKind::kStallOneWay, 14},        {FaultKind::kStallBothWays, 12},
-    {FaultKind::kDelay, 6},         {FaultKind::kSlowDisk, 8},            {FaultKind::kNoMemory, 4},
-    {FaultKind::kArbiterDown, 4},   {FaultKind::kArbiterUnreachable, 8},  {FaultKind::kArbiterSlow, 6},
+    {FaultKind::kCrash, 12},       {FaultKind::kPowerLoss, 10},         {FaultKind::kPause, 16},
+    {FaultKind::kBreakLink, 16},   {FaultKind::kStallOneWay, 14},       {FaultKind::kStallBothWays, 12},
+    {FaultKind::kDelay, 6},        {FaultKind::kSlowDisk, 8},           {FaultKind::kNoMemory, 4},
+    {FaultKind::kArbiterDown, 4},  {FaultKind::kArbiterUnreachable, 8}, {FaultKind::kArbiterSlow, 6},
     {FaultKind::kOperatorStop, 4},
 };
 
@@ -33,7 +33,8 @@ FaultKind draw_kind(Random& random) {
 }
 
 Moment draw_moment(Random& random) {
-  constexpr Moment kMoments[] = {Moment::kSyncEnd, Moment::kClaim, Moment::kClaim, Moment::kNewTerm, Moment::kPromote};
+  constexpr Moment kMoments[] = {Moment::kSyncEnd, Moment::kClaim, Moment::kClaim, Moment::kNewTerm,
+                                 Moment::kPromote};
   return random.one_in(3) ? kMoments[random.below(std::size(kMoments))] : Moment::kTime;
 }
 
@@ -48,7 +49,7 @@ std::vector<Fault> draw_faults(Random& random, std::size_t backups, Time until) 
   std::vector<Fault> faults;
   // Most come close to another: what each alone cannot do, two in a row may.
   Time cluster = random.between(20ms, until);
-  for (std::uint64_t count = random.below(7); count > 0; --count) {
+  for (std::uint64_t count = random.below(random.one_in(3) ? 13 : 6); count > 0; --count) {
     if (random.one_in(3)) cluster = random.between(20ms, until);
     Fault fault;
     fault.kind = draw_kind(random);
@@ -76,7 +77,8 @@ std::string to_string(const Fault& fault) {
     case FaultKind::kStallOneWay: return fmt::format("link {} stalls {} for {} ms", fault.link, way, ms);
     case FaultKind::kStallBothWays: return fmt::format("link {} stalls for {} ms", fault.link, ms);
     case FaultKind::kDelay: return fmt::format("link {} is slow for {} ms", fault.link, ms);
-    case FaultKind::kSlowDisk: return fmt::format("replica {}'s disk is slow for {} ms", fault.host.value, ms);
+    case FaultKind::kSlowDisk:
+      return fmt::format("replica {}'s disk is slow for {} ms", fault.host.value, ms);
     case FaultKind::kNoMemory: return fmt::format("backup {} has no memory", fault.link);
     case FaultKind::kArbiterUnreachable:
       return fmt::format("replica {} cannot reach the arbiter for {} ms", fault.host.value, ms);

@@ -15,15 +15,15 @@ namespace pollux::sim {
 enum class Moment : std::uint8_t { kTime, kSyncEnd, kClaim, kNewTerm, kPromote };
 
 enum class FaultKind : std::uint8_t {
-  kCrash,          // the process dies: its links end
-  kPowerLoss,      // the host goes without a word
-  kPause,          // stopped, and resumed as if nothing had happened
+  kCrash,      // the process dies: its links end
+  kPowerLoss,  // the host goes without a word
+  kPause,      // stopped, and resumed as if nothing had happened
   kBreakLink,
   kStallOneWay,    // a partition in one direction
   kStallBothWays,  // a flap, or a partition
   kDelay,
   kSlowDisk,
-  kNoMemory,           // a backup ends; before its sync it refuses
+  kNoMemory,            // a backup ends; before its sync it refuses
   kArbiterUnreachable,  // for one replica
   kArbiterDown,         // for all
   kArbiterSlow,

@@ -1,5 +1,6 @@
-// A guest reduced to what replication is about: a state that depends on every input before, outputs that show it,
-// and flushes of a disk. Its inputs are random, so two replicas that run it from the same state part ways at once.
+// A guest reduced to what replication is about: a state that depends on every input before, outputs that show
+// it, and flushes of a disk. Its inputs are random, so two replicas that run it from the same state part ways
+// at once.
 #pragma once
 
 #include <cstddef>

@@ -47,7 +47,8 @@ void Host::pause() {
   paused_at_ = world_.now();
 }
 
-// As a process that wakes: what its threads had under way goes on, what arrived is read, and it notices the gap.
+// As a process that wakes: what its threads had under way goes on, what arrived is read, and it notices the
+// gap.
 void Host::resume() {
   if (!paused_) return;
   paused_ = false;
@@ -97,7 +98,8 @@ void Host::disk_job(Disk::Job job) {
 }
 
 void Host::start_disk() {
-  Time takes = disk_.jobs.front().durable ? world_.random().between(100us, 8ms) : world_.random().between(5us, 500us);
+  Time takes =
+      disk_.jobs.front().durable ? world_.random().between(100us, 8ms) : world_.random().between(5us, 500us);
   if (disk_.slow) takes *= 40;
   world_.schedule(world_.now() + takes, EventKind::kDisk, id_);
 }

@@ -1,5 +1,5 @@
-// What the simulated hosts of a primary and of a backup have in common: a clock of their own, a disk, a guest, and
-// outputs on their way to the client.
+// What the simulated hosts of a primary and of a backup have in common: a clock of their own, a disk, a
+// guest, and outputs on their way to the client.
 #pragma once
 
 #include <deque>
@@ -67,7 +67,7 @@ class Host {
   virtual void on_stall() = 0;  // it was paused for long: whoever is silent gets another chance
   [[nodiscard]] virtual std::optional<protocol::TimePoint> next_deadline() const = 0;
 
-  void rearm();  // the tick for next_deadline()
+  void rearm();                                                         // the tick for next_deadline()
   void schedule_own(Time in, EventKind kind, std::uint64_t value = 0);  // by the own clock
   void disk_job(Disk::Job job);
   void release_ready();

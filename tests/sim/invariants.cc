@@ -38,7 +38,8 @@ void Checker::committed_by_all(const PrimaryHost& primary, const Outputs& output
     const PrimaryHost::Peer& peer = primary.peer(b);
     if (!peer.sync_end_sent || peer.dropped) continue;
     const auto acknowledged = world_.backup(b).acknowledged();
-    require(acknowledged && *acknowledged >= outputs.epoch, "outputs before a required backup acknowledged their epoch");
+    require(acknowledged && *acknowledged >= outputs.epoch,
+            "outputs before a required backup acknowledged their epoch");
   }
 }
 
@@ -60,9 +61,11 @@ void Checker::durable_where_promised(const PrimaryHost& primary, const Outputs& 
     const PrimaryHost::Peer& peer = primary.peer(b);
     if (!peer.sync_end_sent || peer.dropped) continue;
     protecting = true;
-    require(world_.backup(b).durable() >= outputs.epoch, "a flush was released that a required backup does not hold durably");
+    require(world_.backup(b).durable() >= outputs.epoch,
+            "a flush was released that a required backup does not hold durably");
   }
-  require(protecting || primary.durable() >= outputs.epoch, "alone, a flush was released that is not durable");
+  require(protecting || primary.durable() >= outputs.epoch,
+          "alone, a flush was released that is not durable");
 }
 
 // Whoever may have SyncEnd can promote itself, unless the term it would claim is the primary's.
@@ -89,7 +92,8 @@ void Checker::promoted(const BackupHost& backup, EpochId epoch, Term term) {
 
 GuestState Checker::image_at_promotion(const BackupHost&, EpochId epoch, GuestState pages, GuestState state) {
   const GuestState expected = world_.primary().at_end_of(epoch);
-  require(pages == expected && state == expected, "the promoted image is not the state at the end of its epoch");
+  require(pages == expected && state == expected,
+          "the promoted image is not the state at the end of its epoch");
   return expected;
 }
 

@@ -36,7 +36,8 @@ class Checker {
   void claims(const BackupHost& backup, protocol::Term term);
   void promoted(const BackupHost& backup, protocol::EpochId epoch, protocol::Term term);
   // The image it goes on from is the state at the end of that epoch, which is returned.
-  GuestState image_at_promotion(const BackupHost& backup, protocol::EpochId epoch, GuestState pages, GuestState state);
+  GuestState image_at_promotion(const BackupHost& backup, protocol::EpochId epoch, GuestState pages,
+                                GuestState state);
 
  private:
   struct Promotion {

@@ -40,14 +40,16 @@ Mutant mutant_named(const std::string& name) {
 
 std::string replay_command(std::uint64_t seed, Mutant mutant) {
   std::string command = fmt::format("pollux-sim --replay {} --trace", seed);
-  if (mutant != Mutant::kNone) command += fmt::format(" --mutant {}", kMutantNames[static_cast<std::size_t>(mutant)]);
+  if (mutant != Mutant::kNone)
+    command += fmt::format(" --mutant {}", kMutantNames[static_cast<std::size_t>(mutant)]);
   return command;
 }
 
 // Runs the seed again for its trace: all of it, or the end, where the failure is.
 int replay(std::uint64_t seed, Mutant mutant, bool whole) {
   std::vector<std::string> lines;
-  const auto what = run_seed(seed, mutant, [&](const std::string& line) { lines.push_back(line); });
+  Coverage coverage;
+  const auto what = run_seed(seed, mutant, coverage, [&](const std::string& line) { lines.push_back(line); });
   const std::size_t from = whole || lines.size() <= kTraceLines ? 0 : lines.size() - kTraceLines;
   if (from > 0) fmt::print("  ... {} lines before\n", from);
   for (std::size_t l = from; l < lines.size(); ++l) fmt::print("{}\n", lines[l]);
@@ -69,10 +71,13 @@ class Progress {
     const auto now = Clock::now();
     if (!on_terminal_ || now - shown_ < std::chrono::milliseconds(200)) return;
     shown_ = now;
-    fmt::print(stderr, "\r{}: {} of {} seeds, {:.0f} a second\033[K", what_, done, total_, static_cast<double>(done) / seconds());
+    fmt::print(stderr, "\r{}: {} of {} seeds, {:.0f} a second\033[K", what_, done, total_,
+               static_cast<double>(done) / seconds());
     std::fflush(stderr);
   }
-  [[nodiscard]] double seconds() const { return std::chrono::duration<double>(Clock::now() - begun_).count() + 1e-9; }
+  [[nodiscard]] double seconds() const {
+    return std::chrono::duration<double>(Clock::now() - begun_).count() + 1e-9;
+  }
 
  private:
   std::string what_;
@@ -84,11 +89,18 @@ class Progress {
 
 int run_protocol(const Options& options) {
   Progress progress("simulating", options.last - options.first + 1);
-  const CampaignResult result =
-      run_seeds(options.first, options.last, Mutant::kNone, options.jobs, [&](std::uint64_t done) { progress(done); });
+  const CampaignResult result = run_seeds(options.first, options.last, Mutant::kNone, options.jobs,
+                                          [&](std::uint64_t done) { progress(done); });
   if (result.failure) return replay(result.failure->seed, Mutant::kNone, options.trace);
-  fmt::print("{} seeds passed in {:.1f} s, {:.0f} a second\n", result.seeds_run, progress.seconds(),
-             static_cast<double>(result.seeds_run) / progress.seconds());
+  const Coverage& worlds = result.coverage;
+  fmt::print("{} seeds passed in {:.1f} s, {:.0f} a second\n", worlds.seeds, progress.seconds(),
+             static_cast<double>(worlds.seeds) / progress.seconds());
+  fmt::print(
+      "of these worlds: {} protected, {} with a promotion, {} with the primary alone, {} with it fenced, {} "
+      "with a "
+      "backup fenced, {} without a machine in the end\n",
+      worlds.protected_once, worlds.promoted, worlds.went_alone, worlds.primary_fenced, worlds.backup_fenced,
+      worlds.machine_lost);
   return kPassed;
 }
 
@@ -96,12 +108,13 @@ int run_protocol(const Options& options) {
 bool hunt(Mutant mutant, const Options& options) {
   const std::string name(kMutantNames[static_cast<std::size_t>(mutant)]);
   Progress progress(name, options.last - options.first + 1);
-  const CampaignResult result =
-      run_seeds(options.first, options.last, mutant, options.jobs, [&](std::uint64_t done) { progress(done); });
+  const CampaignResult result = run_seeds(options.first, options.last, mutant, options.jobs,
+                                          [&](std::uint64_t done) { progress(done); });
   if (result.failure) {
-    fmt::print("{:26} caught after {:5} seeds (seed {}): {}\n", name, result.seeds_run, result.failure->seed, result.failure->what);
+    fmt::print("{:26} caught after {:5} seeds (seed {}): {}\n", name, result.coverage.seeds,
+               result.failure->seed, result.failure->what);
   } else {
-    fmt::print("{:26} SURVIVED {} seeds\n", name, result.seeds_run);
+    fmt::print("{:26} SURVIVED {} seeds\n", name, result.coverage.seeds);
   }
   std::fflush(stdout);
   return result.failure.has_value();
@@ -129,7 +142,8 @@ int run_regressions(const std::string& path) {
     std::uint64_t seed = 0;
     if (line.empty() || line.front() == '#' || !(std::istringstream(line) >> seed)) continue;
     ++count;
-    if (run_seed(seed, Mutant::kNone)) return replay(seed, Mutant::kNone, false);
+    Coverage coverage;
+    if (run_seed(seed, Mutant::kNone, coverage)) return replay(seed, Mutant::kNone, false);
   }
   fmt::print("{} regression seeds passed\n", count);
   return kPassed;
@@ -151,12 +165,15 @@ bool parse_seeds(Options& options) {
 int main(int argc, char** argv) {
   Options options;
   options.jobs = std::max(1u, std::thread::hardware_concurrency());
-  CLI::App app{"The replication protocol in simulated worlds, one per seed: exit 0 when every invariant held (or every "
-               "mutant was caught), 1 when not, 2 for a wrong command line."};
+  CLI::App app{
+      "The replication protocol in simulated worlds, one per seed: exit 0 when every invariant held (or "
+      "every "
+      "mutant was caught), 1 when not, 2 for a wrong command line."};
   app.add_option("--seeds", options.seeds, "A..B: the worlds to run")->capture_default_str();
   app.add_option("--replay", options.replay, "run this one seed");
   app.add_flag("--trace", options.trace, "with --replay: every step, not only the last ones");
-  app.add_option("--mutant", options.mutant, "break the protocol on purpose: a mutant's name, or all of them in turn")
+  app.add_option("--mutant", options.mutant,
+                 "break the protocol on purpose: a mutant's name, or all of them in turn")
       ->capture_default_str()
       ->check(CLI::IsMember([] {
         std::vector<std::string> names(kMutantNames.begin(), kMutantNames.end());

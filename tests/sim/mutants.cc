@@ -39,11 +39,25 @@ PrimaryUnderTest::Effects PrimaryUnderTest::receive(BackupId from, const Message
   const auto* ack = std::get_if<Ack>(&message);
   if (ack != nullptr && mutant_ == Mutant::kOneAckForAll) return acknowledge_for_all(from, ack->epoch, now);
   Effects effects;
+  if (ack != nullptr) acked_[from.value] = ack->epoch;
   if (ack != nullptr && late_ && late_->backup == from) {
     append(effects, machine_.step(*std::exchange(late_, std::nullopt), now));
   }
   append(effects, machine_.receive(from, message, now));
+  if (ack != nullptr && mutant_ == Mutant::kLostDoesNotCount && machine_.claiming() &&
+      acknowledged_without_the_lost() > committed()) {
+    early_committed_ = acknowledged_without_the_lost();
+    effects.emplace_back(primary::Committed{early_committed_});
+  }
   return filter(std::move(effects), now);
+}
+
+EpochId PrimaryUnderTest::acknowledged_without_the_lost() const {
+  EpochId least = machine_.closed();
+  for (std::uint32_t b = 0; b < machine_.backups(); ++b) {
+    if (machine_.required({b})) least = std::min(least, acked_[b].value_or(EpochId{0}));
+  }
+  return least;
 }
 
 bool PrimaryUnderTest::required(BackupId backup) const {
@@ -73,6 +87,10 @@ PrimaryUnderTest::Effects PrimaryUnderTest::filter(Effects effects, TimePoint no
         append(out, machine_.step(primary::TermWon{claim->term}, now));
         continue;
       }
+      if (mutant_ == Mutant::kLostDoesNotCount && acknowledged_without_the_lost() > committed()) {
+        early_committed_ = acknowledged_without_the_lost();
+        out.emplace_back(primary::Committed{early_committed_});
+      }
       if (mutant_ == Mutant::kGoodbyeBeforeTheTerm) {
         for (std::uint32_t b = 0; b < kMaxBackups; ++b) {
           if (b < machine_.backups() && machine_.state({b}) == PrimaryReplica::BackupState::kLost) {
@@ -86,7 +104,8 @@ PrimaryUnderTest::Effects PrimaryUnderTest::filter(Effects effects, TimePoint no
       if (mutant_ == Mutant::kAloneWithoutDurability) changed.durable_first = false;
       if (commit->epoch < early_committed_) continue;
       out.emplace_back(changed);
-      if (mutant_ == Mutant::kFlushNotAwaited) append(out, filter(machine_.step(primary::EpochDurable{commit->epoch}, now), now));
+      if (mutant_ == Mutant::kFlushNotAwaited)
+        append(out, filter(machine_.step(primary::EpochDurable{commit->epoch}, now), now));
       continue;
     }
     if (std::holds_alternative<primary::Fenced>(effect) && mutant_ == Mutant::kFencedGoesOn) {
@@ -129,6 +148,9 @@ BackupUnderTest::Effects BackupUnderTest::receive(const Message& message, TimePo
   if (mutant_ == Mutant::kGoodbyePromotes && std::holds_alternative<Goodbye>(message)) {
     return filter(machine_.step(backup::LinkDown{"goodbye"}, now), now);
   }
+  if (mutant_ == Mutant::kAcksWhileClaiming && machine_.state() == BackupReplica::State::kClaiming) {
+    if (const auto* close = std::get_if<EpochClose>(&message)) return {backup::Send{Ack{close->epoch}}};
+  }
   return filter(machine_.receive(message, now), now);
 }
 
@@ -136,7 +158,8 @@ bool BackupUnderTest::already_told(const backup::Event& event) const {
   if (const auto* applied = std::get_if<backup::EpochApplied>(&event)) {
     return (told_ && applied->epoch <= *told_) || (half_ && applied->epoch == *half_);
   }
-  if (const auto* durable = std::get_if<backup::EpochDurable>(&event)) return told_ && durable->epoch <= *told_;
+  if (const auto* durable = std::get_if<backup::EpochDurable>(&event))
+    return told_ && durable->epoch <= *told_;
   return false;
 }
 
@@ -151,7 +174,8 @@ BackupUnderTest::Effects BackupUnderTest::filter(Effects effects, TimePoint now)
     if (claim != nullptr) {
       claimed_ = claim->term;
       if (mutant_ == Mutant::kPromoteWithoutArbiter) {
-        for (backup::Effect& more : machine_.step(backup::TermWon{claim->term}, now)) out.push_back(std::move(more));
+        for (backup::Effect& more : machine_.step(backup::TermWon{claim->term}, now))
+          out.push_back(std::move(more));
         continue;
       }
       out.emplace_back(backup::ClaimTerm{{claim->term.value + extra_terms_}});
@@ -168,10 +192,12 @@ BackupUnderTest::Effects BackupUnderTest::filter(Effects effects, TimePoint now)
     if (durable != nullptr) {
       for (const EpochId epoch : std::exchange(unapplied_, {})) {
         if (told_ && epoch <= *told_) continue;
-        for (backup::Effect& more : machine_.step(backup::EpochApplied{epoch}, now)) out.push_back(std::move(more));
+        for (backup::Effect& more : machine_.step(backup::EpochApplied{epoch}, now))
+          out.push_back(std::move(more));
       }
       told_ = durable->epoch;
-      for (backup::Effect& more : machine_.step(backup::EpochDurable{durable->epoch}, now)) out.push_back(std::move(more));
+      for (backup::Effect& more : machine_.step(backup::EpochDurable{durable->epoch}, now))
+        out.push_back(std::move(more));
     }
   }
   return out;

@@ -1,5 +1,6 @@
-// The protocol broken on purpose, one rule at a time: the simulator must notice each. A mutant is a filter between the
-// production state machine and the world: it changes events on their way in or effects on their way out.
+// The protocol broken on purpose, one rule at a time: the simulator must notice each. A mutant is a filter
+// between the production state machine and the world: it changes events on their way in or effects on their
+// way out.
 #pragma once
 
 #include <algorithm>
@@ -31,10 +32,12 @@ enum class Mutant : std::uint8_t {
   kFlushNotAwaited,         // the primary takes its own disk for durable at once
   kAloneWithoutDurability,  // alone, outputs leave before the flush they may speak of is durable
   kGoodbyePromotes,         // a backup takes Goodbye for the loss of its primary
+  kLostDoesNotCount,        // the commit goes on without a lost backup before the term is won
+  kAcksWhileClaiming,       // a backup that claims acknowledges records which it ignores
   kArbiterForgets,          // the arbiter gives a term to everyone who claims it
 };
 
-inline constexpr std::array<std::string_view, 17> kMutantNames = {
+inline constexpr std::array<std::string_view, 19> kMutantNames = {
     "none",
     "skip-commit-wait",
     "one-ack-for-all",
@@ -51,6 +54,8 @@ inline constexpr std::array<std::string_view, 17> kMutantNames = {
     "flush-not-awaited",
     "alone-without-durability",
     "goodbye-promotes",
+    "lost-does-not-count",
+    "acks-while-claiming",
     "arbiter-forgets",
 };
 
@@ -63,12 +68,15 @@ class PrimaryUnderTest {
       : machine_(std::move(config)), mutant_(mutant) {}
 
   [[nodiscard]] Effects step(const protocol::primary::Event& event, protocol::TimePoint now);
-  [[nodiscard]] Effects receive(protocol::BackupId from, const protocol::Message& message, protocol::TimePoint now);
+  [[nodiscard]] Effects receive(protocol::BackupId from, const protocol::Message& message,
+                                protocol::TimePoint now);
 
   [[nodiscard]] std::optional<protocol::TimePoint> next_deadline() const { return machine_.next_deadline(); }
   [[nodiscard]] bool required(protocol::BackupId backup) const;
   [[nodiscard]] protocol::EpochId closed() const { return machine_.closed(); }
-  [[nodiscard]] protocol::EpochId committed() const { return std::max(machine_.committed(), early_committed_); }
+  [[nodiscard]] protocol::EpochId committed() const {
+    return std::max(machine_.committed(), early_committed_);
+  }
   [[nodiscard]] bool unprotected() const {
     return machine_.unprotected() && mutant_ != Mutant::kAloneWithoutDurability;
   }
@@ -77,7 +85,9 @@ class PrimaryUnderTest {
  private:
   void append(Effects& effects, Effects more) { effects.insert(effects.end(), more.begin(), more.end()); }
   [[nodiscard]] Effects filter(Effects effects, protocol::TimePoint now);
-  [[nodiscard]] Effects acknowledge_for_all(protocol::BackupId from, protocol::EpochId epoch, protocol::TimePoint now);
+  [[nodiscard]] protocol::EpochId acknowledged_without_the_lost() const;
+  [[nodiscard]] Effects acknowledge_for_all(protocol::BackupId from, protocol::EpochId epoch,
+                                            protocol::TimePoint now);
 
   protocol::PrimaryReplica machine_;
   const Mutant mutant_;

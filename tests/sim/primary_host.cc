@@ -104,7 +104,8 @@ void PrimaryHost::close_epoch() {
   for (std::size_t b = 0; b < peers_.size(); ++b) {
     if (peers_[b].sync_end_sent && !peers_[b].dropped) ship_record(epoch, b);
   }
-  world_.require(alone_ || fenced_ || held_.size() <= kMaxEpochsInFlight + 1, "more epochs in flight than allowed");
+  world_.require(alone_ || fenced_ || held_.size() <= kMaxEpochsInFlight + 1,
+                 "more epochs in flight than allowed");
 }
 
 void PrimaryHost::ship_record(EpochId epoch, std::size_t backup) {
@@ -114,7 +115,9 @@ void PrimaryHost::ship_record(EpochId epoch, std::size_t backup) {
   send(backup, EpochOpen{epoch});
   send(backup, EpochPages{epoch, {{{16}, pages, false}}}, state);
   if (operations > 0) {
-    send(backup, EpochDiskWrites{epoch, {{{0}, DiskOperationKind::kWrite, 0, 512}, {{0}, DiskOperationKind::kFlush, 0, 0}}});
+    send(backup,
+         EpochDiskWrites{epoch,
+                         {{{0}, DiskOperationKind::kWrite, 0, 512}, {{0}, DiskOperationKind::kFlush, 0, 0}}});
   }
   send(backup, EpochClose{epoch, pages, 0, operations, flushed(epoch), 64}, state);
 }

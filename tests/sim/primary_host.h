@@ -1,5 +1,5 @@
-// The host of the primary: PrimaryReplica, and an epoch engine reduced to its promises (held outputs, records in order,
-// SyncFinished before SyncEnd, a bounded number of epochs in flight).
+// The host of the primary: PrimaryReplica, and an epoch engine reduced to its promises (held outputs, records
+// in order, SyncFinished before SyncEnd, a bounded number of epochs in flight).
 #pragma once
 
 #include <optional>
@@ -56,7 +56,9 @@ class PrimaryHost : public Host {
   void on_disk(Disk::Job job) override;
   void on_claim_answer(protocol::Term term, protocol::Verdict verdict) override;
   void on_stall() override;
-  [[nodiscard]] std::optional<protocol::TimePoint> next_deadline() const override { return replica_.next_deadline(); }
+  [[nodiscard]] std::optional<protocol::TimePoint> next_deadline() const override {
+    return replica_.next_deadline();
+  }
 
   void step(const protocol::primary::Event& event);
   void handle_effects(const PrimaryUnderTest::Effects& effects);

@@ -22,7 +22,8 @@ class Random {
   std::uint64_t below(std::uint64_t bound) { return next() % bound; }
   bool one_in(std::uint64_t n) { return below(n) == 0; }
   Time between(Time least, Time most) {
-    return least + Time(static_cast<std::int64_t>(below(static_cast<std::uint64_t>((most - least).count()) + 1)));
+    return least +
+           Time(static_cast<std::int64_t>(below(static_cast<std::uint64_t>((most - least).count()) + 1)));
   }
 
  private:
@@ -30,6 +31,8 @@ class Random {
 };
 
 // How a guest's state depends on everything before it.
-inline std::uint64_t mix(std::uint64_t state, std::uint64_t input) { return Random(state ^ (input * 0xff51afd7ed558ccd)).next(); }
+inline std::uint64_t mix(std::uint64_t state, std::uint64_t input) {
+  return Random(state ^ (input * 0xff51afd7ed558ccd)).next();
+}
 
 }  // namespace pollux::sim

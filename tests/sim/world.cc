@@ -10,11 +10,12 @@ using namespace protocol;
 namespace {
 
 constexpr Term kFirstTerm{1};
-constexpr Time kFaultsUntil = 1500ms;
+constexpr Time kFaultsUntil = 2s;
 constexpr Time kProgressWithin = 8s;  // of calm
 constexpr Time kCheckInterval = 100ms;
 constexpr Time kArbiterTimeout = 250ms;
 constexpr std::uint64_t kOutputsThatFlow = 6;
+constexpr std::uint32_t kNobodyWaits = 1;  // for this claim's answer
 
 // Clocks tick differently, some wildly: safety may not hang on them.
 std::int64_t draw_drift(Random& random) {
@@ -95,7 +96,8 @@ void World::dispatch(const Event& event) {
     case EventKind::kCheckProgress: {
       std::string what_lacks;
       done_ = came_to_a_good_end(what_lacks);
-      if (!done_ && now_ > kFaultsUntil + kProgressWithin) throw Violation("no progress after the faults: " + what_lacks);
+      if (!done_ && now_ > kFaultsUntil + kProgressWithin)
+        throw Violation("no progress after the faults: " + what_lacks);
       return schedule(now_ + kCheckInterval, EventKind::kCheckProgress);
     }
     default: return host(event.host).handle(event);
@@ -114,12 +116,17 @@ void World::connect(std::size_t backup) {
 // The arbiter.
 
 void World::claim(HostId claimant, Term term) {
-  const auto way = [&] { return arbiter_slow_ > 0 ? random_.between(50ms, 900ms) : random_.between(200us, 10ms); };
+  const auto way = [&] {
+    return arbiter_slow_ > 0 ? random_.between(50ms, 900ms) : random_.between(200us, 10ms);
+  };
   moment(Moment::kClaim);
   if (arbiter_unreachable_[claimant.value] > 0 && random_.one_in(2)) {
-    // Not even the question gets there.
     schedule(now_ + kArbiterTimeout, EventKind::kClaimAnswer, claimant, term.value,
              static_cast<std::uint32_t>(Verdict::kUnreachable));
+    // The question never gets there, or long after the claimant gave up waiting.
+    if (random_.one_in(2))
+      schedule(now_ + random_.between(kArbiterTimeout, 2s), EventKind::kClaimArrives, claimant, term.value,
+               kNobodyWaits);
     return;
   }
   schedule(now_ + way(), EventKind::kClaimArrives, claimant, term.value);
@@ -127,9 +134,12 @@ void World::claim(HostId claimant, Term term) {
 
 void World::claim_arrives(const Event& event) {
   const Verdict verdict = arbiter_.claim({event.value}, event.host);
+  if (event.value2 == kNobodyWaits) return;
   const bool answer_lost = arbiter_unreachable_[event.host.value] > 0;
   const Verdict told = answer_lost ? Verdict::kUnreachable : verdict;
-  const Time at = now_ + (answer_lost ? kArbiterTimeout : arbiter_slow_ > 0 ? random_.between(50ms, 900ms) : random_.between(200us, 10ms));
+  const Time at = now_ + (answer_lost         ? kArbiterTimeout
+                          : arbiter_slow_ > 0 ? random_.between(50ms, 900ms)
+                                              : random_.between(200us, 10ms));
   static constexpr const char* kWords[] = {"won", "lost", "unreachable"};
   if (trace_) {
     note(fmt::format("the arbiter decides term {} for replica {}: {}{}", event.value, event.host.value,
@@ -255,7 +265,22 @@ bool World::came_to_a_good_end(std::string& what_lacks) const {
   return !last.alive() || last.stopped_by_operator();
 }
 
-Host& World::host(HostId id) { return id.value == 0 ? static_cast<Host&>(*primary_) : *backups_[id.value - 1u]; }
+Outcome World::outcome() const {
+  Outcome outcome;
+  for (const auto& backup : backups_) {
+    outcome.protected_once |= backup->acknowledged().has_value();
+    outcome.promoted |= backup->leads() || backup->promoting();
+    outcome.backup_fenced |= backup->fenced();
+  }
+  outcome.primary_fenced = primary_->fenced();
+  outcome.went_alone = primary_->alone();
+  outcome.machine_lost = leader() == nullptr && !host(arbiter_.owner(arbiter_.last())).stopped_by_operator();
+  return outcome;
+}
+
+Host& World::host(HostId id) {
+  return id.value == 0 ? static_cast<Host&>(*primary_) : *backups_[id.value - 1u];
+}
 
 const Host& World::host(HostId id) const {
   return id.value == 0 ? static_cast<const Host&>(*primary_) : *backups_[id.value - 1u];

@@ -1,6 +1,6 @@
-// One simulated world, made from one seed: a primary, its backups, an arbiter, a client, and everything that goes wrong.
-// The state machines in it are the production ones; everything around them is a model. One thread, no clock, no
-// sockets: the same seed gives the same world.
+// One simulated world, made from one seed: a primary, its backups, an arbiter, a client, and everything that
+// goes wrong. The state machines in it are the production ones; everything around them is a model. One
+// thread, no clock, no sockets: the same seed gives the same world.
 #pragma once
 
 #include <fmt/format.h>
@@ -24,6 +24,16 @@
 
 namespace pollux::sim {
 
+// What became of a world: a campaign in which nothing happens would prove nothing.
+struct Outcome {
+  bool protected_once = false;  // a backup acknowledged its full sync
+  bool promoted = false;
+  bool primary_fenced = false;
+  bool backup_fenced = false;
+  bool went_alone = false;    // the primary, with the last term
+  bool machine_lost = false;  // nobody leads, and nobody ended it in an orderly way
+};
+
 class World {
  public:
   // `trace`: called with each line of the trace; empty: no trace.
@@ -32,6 +42,7 @@ class World {
 
   // Throws Violation.
   void run();
+  [[nodiscard]] Outcome outcome() const;
 
   // For what is in it.
   [[nodiscard]] Time now() const { return now_; }
@@ -43,7 +54,8 @@ class World {
   [[nodiscard]] Time epoch_length() const { return epoch_length_; }
   [[nodiscard]] const PrimaryHost& primary() const { return *primary_; }
   [[nodiscard]] const BackupHost& backup(std::size_t backup) const { return *backups_[backup]; }
-  void schedule(Time at, EventKind kind, HostId host = {}, std::uint64_t value = 0, std::uint32_t value2 = 0) {
+  void schedule(Time at, EventKind kind, HostId host = {}, std::uint64_t value = 0,
+                std::uint32_t value2 = 0) {
     queue_.push({at, 0, kind, host, value, value2});
   }
   void claim(HostId claimant, protocol::Term term);
