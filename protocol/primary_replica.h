@@ -170,6 +170,7 @@ class PrimaryReplica {
   // When to step(Tick) next, at the latest. None: nothing to wait for.
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
 
+  [[nodiscard]] std::size_t backups() const { return backups_.size(); }
   [[nodiscard]] BackupState state(BackupId backup) const;
   [[nodiscard]] bool required(BackupId backup) const;  // settling or protecting: it is sent epoch records
   [[nodiscard]] EpochId committed() const { return committed_; }
