@@ -60,5 +60,5 @@ def runs_direct(hardware: Hardware = Hardware()) -> bool:
 
 
 def accelerates_hosts(hardware: Hardware = Hardware()) -> bool:
-    """Whether the lab's hosts, which run guests in turn, may use KVM; else TCG. $POLLUX_LAB_DIRECT=1 does not force it."""
+    """Whether the lab's hosts, which run guests in turn, may use KVM; else TCG. POLLUX_LAB_DIRECT=1 cannot force it."""
     return forced() is not False and hardware.nests()

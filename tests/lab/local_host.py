@@ -95,7 +95,7 @@ class LocalHost(AnyHost):
             job.process.wait()
 
     def start(self, script: str, *, stdin, stdout) -> subprocess.Popen:
-        """A shell inside the namespace. It, what it starts and the process that waits for it here are a process group."""
+        """A shell inside the namespace. It, what it starts and what waits for it here are one process group."""
         if not self.running:
             raise LabError(f"{self.name}: has no power: {script}")
         path = f"{self.home / 'bin'}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"

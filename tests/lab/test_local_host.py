@@ -71,7 +71,7 @@ class Decision(unittest.TestCase):
     def test_the_word_overrides_the_hardware(self):
         self.say("1")
         self.assertTrue(hardware.runs_direct(self.hardware(NEITHER)))
-        self.assertFalse(hardware.accelerates_hosts(self.hardware(NEITHER)), "a KVM that does not nest cannot be made to")
+        self.assertFalse(hardware.accelerates_hosts(self.hardware(NEITHER)), "no KVM can be made to nest")
         self.say("0")
         self.assertFalse(hardware.runs_direct(self.hardware(INTEL)))
         self.assertFalse(hardware.accelerates_hosts(self.hardware(INTEL, kvm_intel="Y")))
@@ -133,7 +133,8 @@ class OnThisMachine(unittest.TestCase):
         self.assertIn("-rw-------", self.host.run(f"ls -l {name}").output)
 
     def test_names_lead_to_the_lab_s_files(self):
-        self.host.run(f"test -s {self.host.kernel} && test -s {self.host.guest_initrd} && test -s {self.host.shell_initrd}")
+        for name in (self.host.kernel, self.host.guest_initrd, self.host.shell_initrd):
+            self.host.run(f"test -s {name}")
         self.host.run(f"echo written | dd of={self.host.disk(0)} conv=notrunc")
         self.assertEqual(self.disk.read_bytes()[:8], b"written\n")
         self.assertIn("usage", self.host.run("pollux --help").output.lower())
