@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -27,7 +28,7 @@ import paths
 from lab import GUEST_IP, Lab, LabError
 from protected_guest import ProtectedGuest
 from redis_client import (ConnectionLost, RedisClient, RedisError, Workload, check_data, check_replies, guest_control,
-                          wait_for_redis, writes_of)
+                          lost_from_data, wait_for_redis, writes_of)
 
 
 class Teller:
@@ -113,17 +114,24 @@ def run(tell: Teller, args) -> dict:
             tell(f"client: the connection BROKE: {client.broken}")
         else:
             tell(f"client: same connection, {client.acked()} acknowledged in all; it noticed a gap of {gap:.0f} ms")
-        problems = verify(tell, guest, client)
-        return report(stats, timeline, client, gap, problems)
+        return report(stats, timeline, client, gap, verify(tell, guest, client))
 
 
-def verify(tell: Teller, guest: ProtectedGuest, client: Client) -> list[str]:
+@dataclass
+class Verdict:
+    """What is wrong after a failover: in words, and how many acknowledged writes are missing from data or file."""
+    problems: list[str] = field(default_factory=list)
+    lost: int = 0
+
+
+def verify(tell: Teller, guest: ProtectedGuest, client: Client) -> Verdict:
     journal, unanswered = list(client.redis.journal), client.redis.unanswered
     problems = check_replies(journal)
     client.close()
     tell(f"replies: {'no gap, no repeat' if not problems else problems[0]}")
     with RedisClient(GUEST_IP, timeout=60) as reader:
         in_data = check_data(journal, reader, unanswered)
+        lost = lost_from_data(journal, reader)
     tell(f"Redis data: {'every acknowledged write is there' if not in_data else in_data[0]}")
     guest_control(GUEST_IP, "poweroff")
     code = guest.backup.wait(90)
@@ -133,14 +141,14 @@ def verify(tell: Teller, guest: ProtectedGuest, client: Client) -> list[str]:
     in_aof = aof.check(found, journal, unanswered)
     tell(f"append-only file on pollux's disk: {len(found.commands)} commands, "
          f"{'every acknowledged write is there' if not in_aof else in_aof[0]}")
-    return problems + in_data + on_exit + in_aof
+    return Verdict(problems + in_data + on_exit + in_aof, len(lost | aof.lost(found, journal)))
 
 
-def report(stats: dict, timeline: dict, client: Client, gap: float, problems: list[str]) -> dict:
+def report(stats: dict, timeline: dict, client: Client, gap: float, verdict: Verdict) -> dict:
     return {"connection_survived": client.broken is None,
             "acked": len(writes_of(client.redis.journal)),
-            "lost": len(problems),
-            "problems": problems,
+            "lost": verdict.lost,
+            "problems": verdict.problems,
             "failover_ms": round(gap, 1),
             "promotion_ms": round(timeline["first_entry_ms"], 1),
             "epoch_pause_us_p50": stats["epoch_pause_us_p50"],
@@ -149,6 +157,11 @@ def report(stats: dict, timeline: dict, client: Client, gap: float, problems: li
             "epochs": stats["epochs"],
             "dirty_pages_p50": stats["dirty_pages_p50"],
             "timeline": timeline}
+
+
+def held(result: dict) -> bool:
+    """Whether a report says that the promise was kept."""
+    return result["connection_survived"] and result["lost"] == 0 and not result["problems"]
 
 
 def main() -> int:
@@ -167,9 +180,8 @@ def main() -> int:
         return 1
     args.report.parent.mkdir(parents=True, exist_ok=True)
     args.report.write_text(json.dumps(result, indent=2) + "\n")
-    held = result["connection_survived"] and result["lost"] == 0
-    tell(f"{'all held' if held else 'FAILED'}: details in {os.path.relpath(args.report)}")
-    return 0 if held else 1
+    tell(f"{'all held' if held(result) else 'FAILED'}: details in {os.path.relpath(args.report)}")
+    return 0 if held(result) else 1
 
 
 if __name__ == "__main__":

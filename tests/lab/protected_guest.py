@@ -45,7 +45,7 @@ class ProtectedGuest:
             _, peer_public = keys[peer.name]
             host.put(secret, "/root/key", mode="600")
             host.put(peer_public, "/root/peer.pub")
-            host.run("tunctl -t tap0 && ip link set tap0 master br0 && ip link set tap0 up")
+            host.add_tap("tap0")
 
     def start_backup(self):
         self.backup = self.pollux.spawn(

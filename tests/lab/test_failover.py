@@ -12,7 +12,7 @@ if __name__ == "__main__":
     namespace.enter()
 
 import aof
-from demo import Client, verify
+from demo import Client, Verdict, verify
 from lab import GUEST_IP, Lab, LabError
 from protected_guest import ProtectedGuest
 from redis_client import RedisClient, guest_control, wait_for_redis
@@ -62,7 +62,7 @@ class Failover(unittest.TestCase):
         client.wait_for(client.acked() + 60, 120)
         client.stop()
         self.assertIsNone(client.broken)
-        self.assertEqual(verify(self.say, self.guest, client), [])
+        self.assertEqual(verify(self.say, self.guest, client), Verdict())
 
     def test_clean_shutdown_ends_both_sides_with_equal_disks(self):
         self.protected_redis()
@@ -82,12 +82,13 @@ class Failover(unittest.TestCase):
         self.assertTrue(disks[0] == disks[1], "the two disk images differ")
 
     def test_killed_during_full_sync(self):
-        """Half a sync is never promoted: the backup says so and ends."""
+        """Half a sync is never promoted: the backup says so, and what it has done to its disks, and ends."""
         self.guest.primary.wait_for("full sync begins", 120)
         self.guest.castor.power_off()
         self.assertEqual(self.guest.backup.wait(60), 1)
         output = self.guest.backup.output()
         self.assertIn("before protection began", output)
+        self.assertIn("half overwritten", output)
         self.assertNotIn("runs unprotected now", output)
 
 
