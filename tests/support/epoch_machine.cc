@@ -165,7 +165,8 @@ EpochMachineResult EpochMachine::run() {
     }
     if (result_.epochs >= config_.max_epochs) result_.failure = "too many epochs";
   }
-  for (const auto& region : memory_.regions()) result_.memory_digest = digest(region.bytes, result_.memory_digest);
+  for (const auto& region : memory_.regions())
+    result_.memory_digest = digest(region.bytes, result_.memory_digest);
   return result_;
 }
 

@@ -1,6 +1,6 @@
-// The smallest machine a deterministic guest runs on (vmm/guest/abi.h): one vCPU without interrupt controller, RAM,
-// the epoch device, disks in memory and NICs that are callbacks. For tests of guests and their runtime; its clock
-// is made up, so that two runs of a guest are the same run.
+// The smallest machine a deterministic guest runs on (vmm/guest/abi.h): one vCPU without interrupt
+// controller, RAM, the epoch device, disks in memory and NICs that are callbacks. For tests of guests and
+// their runtime; its clock is made up, so that two runs of a guest are the same run.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +29,8 @@ struct EpochMachineConfig {
   std::uint64_t epoch_length = 1'000'000;  // the count of every epoch
   std::vector<std::uint64_t> disks;        // bytes of each
   std::size_t nics = 0;
-  bool digests = false;           // keep one of each epoch end
-  bool real_clock = false;        // for measurements
+  bool digests = false;     // keep one of each epoch end
+  bool real_clock = false;  // for measurements
   std::uint64_t max_epochs = ~0ull;
   // Every so many'th block request completes with the status UNCERTAIN, having been done or not; 0: none.
   unsigned uncertain_every = 0;
@@ -52,8 +52,8 @@ class EpochMachine {
   explicit EpochMachine(EpochMachineConfig config);
   ~EpochMachine();
 
-  // Called for a frame the guest sent, and when the guest waits with nothing to wait for: true if deliver() was
-  // called or a later call may do so.
+  // Called for a frame the guest sent, and when the guest waits with nothing to wait for: true if deliver()
+  // was called or a later call may do so.
   std::function<void(std::size_t nic, ByteView frame)> on_frame;
   std::function<bool()> on_idle;
   // For the next epoch end.

@@ -1,5 +1,5 @@
-// Kernels of different shapes, each followed by a line with its checksum. rounds=N (1): how often each is run;
-// kernel=NAME: only that one. timed=1: also the nanoseconds each took, for the benchmark.
+// Kernels of different shapes, each followed by a line with its checksum. rounds=N (1): how often each is
+// run; kernel=NAME: only that one. timed=1: also the nanoseconds each took, for the benchmark.
 #include "vmm/guest/runtime/guest.h"
 
 using namespace pollux::guest;
@@ -176,9 +176,9 @@ struct Kernel {
 };
 
 constexpr Kernel kKernels[] = {
-    {"hash_chain", hash_chain}, {"vector_sum", vector_sum},       {"byte_scan", byte_scan}, {"sorting", sorting},
-    {"matrix", matrix},         {"sieve", sieve},                 {"recursion", recursion}, {"copying", copying},
-    {"pointer_chase", pointer_chase},
+    {"hash_chain", hash_chain}, {"vector_sum", vector_sum}, {"byte_scan", byte_scan},
+    {"sorting", sorting},       {"matrix", matrix},         {"sieve", sieve},
+    {"recursion", recursion},   {"copying", copying},       {"pointer_chase", pointer_chase},
 };
 
 }  // namespace

@@ -1,8 +1,8 @@
 // The kv_server guest's requests and responses: each one UDP datagram, little endian, one fixed layout.
 //
-// A client numbers its requests from 1 and has one under way at a time; it repeats it until the response comes. The
-// server carries out each number once and repeats its response to the last one, so that a request sent twice, or a
-// response lost, changes nothing.
+// A client numbers its requests from 1 and has one under way at a time; it repeats it until the response
+// comes. The server carries out each number once and repeats its response to the last one, so that a request
+// sent twice, or a response lost, changes nothing.
 #pragma once
 
 #include <cstdint>

@@ -55,7 +55,8 @@ Table<Client, 1024> clients;
 
 bool well_formed(const KvRequest& request) {
   const auto operation = static_cast<unsigned>(request.operation);
-  return operation >= 1 && operation <= 3 && request.key_bytes > 0 && request.key_bytes <= kMaxKvKey && request.value_bytes <= kMaxKvValue;
+  return operation >= 1 && operation <= 3 && request.key_bytes > 0 && request.key_bytes <= kMaxKvKey &&
+         request.value_bytes <= kMaxKvValue;
 }
 
 void carry_out(const KvRequest& request, KvResponse& response) {
@@ -139,7 +140,7 @@ int guest_main() {
     const KvResponse response = respond(request);
     if (host.send(datagram.from, kKvPort, &response, sizeof response)) ++answered;
   }
-  nic->announce();
+  nic->flush();
   print("kv_server done\n");
   return 0;
 }

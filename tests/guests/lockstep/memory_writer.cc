@@ -1,5 +1,5 @@
-// Writes memory in a known pattern: rounds=N (10) rounds, each of which changes one word in each of pages=N (1024)
-// pages; then a checksum of all of it. pause_ms=N (0): sleeps as long after each round.
+// Writes memory in a known pattern: rounds=N (10) rounds, each of which changes one word in each of pages=N
+// (1024) pages; then a checksum of all of it. pause_ms=N (0): sleeps as long after each round.
 #include "vmm/guest/runtime/guest.h"
 
 using namespace pollux::guest;

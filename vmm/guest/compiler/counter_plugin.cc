@@ -1,20 +1,24 @@
-// GCC plugin `pollux_counter`: makes every program it compiles count its own progress, for deterministic guests
-// (vmm/guest/abi.h).
+// GCC plugin `pollux_counter`: makes every program it compiles count its own progress, for deterministic
+// guests (vmm/guest/abi.h).
 //
-// It puts a *site*, `subq $1, %r15; jl out-of-line`, where execution cannot go on for long without passing one:
-//   - at the head of every back edge of a depth-first walk over the control flow graph. Every cycle of any graph,
+// It puts a *site*, `subq $1, %r15; jl out-of-line`, where execution cannot go on for long without passing
+// one:
+//   - at the head of every back edge of a depth-first walk over the control flow graph. Every cycle of any
+//   graph,
 //     reducible or not, contains such an edge, so every cycle contains a site.
-//   - at the entry of every function that calls something. A function that calls nothing and has no cycle is over
-//     within its own length and cannot recurse, so it needs none: whoever runs it again and again has a site in
-//     the loop or in the call chain. Calls of functions that never return are disregarded in a function that may
-//     return: recursion through one would enter a function that never returns, and there no call is disregarded.
-// Without passing a site a guest executes at most, for each frame on its (bounded) stack, the longest cycle-free
-// path through a function and the functions without calls on it.
+//   - at the entry of every function that calls something. A function that calls nothing and has no cycle is
+//   over
+//     within its own length and cannot recurse, so it needs none: whoever runs it again and again has a site
+//     in the loop or in the call chain. Calls of functions that never return are disregarded in a function
+//     that may return: recursion through one would enter a function that never returns, and there no call is
+//     disregarded.
+// Without passing a site a guest executes at most, for each frame on its (bounded) stack, the longest
+// cycle-free path through a function and the functions without calls on it.
 //
 // The pass runs on RTL after the loop optimizers: vectorized and unrolled loops count once per round of their
-// final form, and loops that the expander made (string instructions, compare and exchange) are counted too. What
-// runs later may copy, merge or move blocks but must keep every execution of a volatile asm, as for any observable
-// action.
+// final form, and loops that the expander made (string instructions, compare and exchange) are counted too.
+// What runs later may copy, merge or move blocks but must keep every execution of a volatile asm, as for any
+// observable action.
 //
 // Register r15 is reserved by -ffixed-r15; without it the compiler is stopped.
 // The order is GCC's: its headers do not include what they need.
@@ -40,8 +44,8 @@ int plugin_is_GPL_compatible;  // GCC loads no other
 
 namespace {
 
-// Both jumps of the expired case are out of the loop's way. `jl`, not `js`: with `sub` it is one operation of the
-// processor, and the same, for no count is near the most negative number.
+// Both jumps of the expired case are out of the loop's way. `jl`, not `js`: with `sub` it is one operation of
+// the processor, and the same, for no count is near the most negative number.
 constexpr const char* kSite =
     "subq\t$1, %%r15\n"
     "\tjl\t771f\n"
@@ -51,7 +55,8 @@ constexpr const char* kSite =
     "\tjmp\t770b\n"
     "\t.previous";
 
-constexpr pass_data kPassData = {RTL_PASS, "pollux_counter", OPTGROUP_NONE, TV_NONE, 0, 0, 0, 0, TODO_df_finish};
+constexpr pass_data kPassData = {RTL_PASS, "pollux_counter", OPTGROUP_NONE, TV_NONE, 0, 0, 0,
+                                 0,        TODO_df_finish};
 
 rtx make_site() {
   rtx site = gen_rtx_ASM_OPERANDS(VOIDmode, ggc_strdup(kSite), "", 0, rtvec_alloc(0), rtvec_alloc(0),

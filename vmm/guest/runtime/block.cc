@@ -21,7 +21,8 @@ BlockDevice::BlockDevice(unsigned index)
 }
 
 void BlockDevice::submit(BlockRequest& request) {
-  require(request.bytes <= kMaxTransfer && request.bytes % kSectorBytes == 0, "block request of a bad length");
+  require(request.bytes <= kMaxTransfer && request.bytes % kSectorBytes == 0,
+          "block request of a bad length");
   while (free_count_ == 0) reap();
   const std::uint16_t slot = free_[--free_count_];
   request.done = request.failed = false;

@@ -9,7 +9,8 @@ namespace pollux::guest {
 
 inline constexpr std::uint64_t kSectorBytes = 512;
 
-// One request; the caller's, with its data, until done. Requests under way at the same time may be done in any order.
+// One request; the caller's, with its data, until done. Requests under way at the same time may be done in
+// any order.
 struct BlockRequest {
   enum class Operation : std::uint32_t { kRead = 0, kWrite = 1, kFlush = 4 };
   Operation operation = Operation::kRead;
@@ -18,11 +19,12 @@ struct BlockRequest {
   std::uint32_t bytes = 0;  // a multiple of kSectorBytes, up to BlockDevice::kMaxTransfer; 0 for a flush
 
   bool done = false;
-  bool failed = false;      // once done: the device reported an error
+  bool failed = false;  // once done: the device reported an error
   unsigned attempts = 0;
 };
 
-// A request that completes as UNCERTAIN (guest_abi::kBlockUncertain) is repeated, without the caller noticing.
+// A request that completes as UNCERTAIN (guest_abi::kBlockUncertain) is repeated, without the caller
+// noticing.
 class BlockDevice {
  public:
   static constexpr unsigned kMaxInFlight = 32;

@@ -53,7 +53,8 @@ void Printer::flush() {
     store_register<std::uint32_t>(kConsole, word);
     done += sizeof word;
   }
-  for (; done < size_; ++done) store_register<std::uint8_t>(kConsole, static_cast<std::uint8_t>(buffer_[done]));
+  for (; done < size_; ++done)
+    store_register<std::uint8_t>(kConsole, static_cast<std::uint8_t>(buffer_[done]));
   size_ = 0;
 }
 

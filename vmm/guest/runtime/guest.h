@@ -1,8 +1,9 @@
 // What a deterministic guest is written with: its entry point, parameters, time, events.
 //
-// A guest is compiled by pollux_add_guest() (vmm/guest/CMakeLists.txt), runs at CPL3 on one CPU with the first 3 GiB
-// of its RAM mapped, and has no operating system. Everything it cannot compute comes through the functions here and
-// in block.h and net.h. It must not look at the time stamp counter or CPUID: two replicas of it would part.
+// A guest is compiled by pollux_add_guest() (vmm/guest/CMakeLists.txt), runs at CPL3 on one CPU with the
+// first 3 GiB of its RAM mapped, and has no operating system. Everything it cannot compute comes through the
+// functions here and in block.h and net.h. It must not look at the time stamp counter or CPUID: two replicas
+// of it would part.
 #pragma once
 
 #include <cstdint>

@@ -46,7 +46,9 @@ std::uint32_t pseudo_header(const std::uint8_t* ip, std::size_t udp_bytes) {
 }  // namespace
 
 NetDevice::NetDevice(unsigned index)
-    : device_(VirtioType::kNet, index, kMacFeature), receive_(device_, 0, kBuffers), transmit_(device_, 1, kBuffers) {
+    : device_(VirtioType::kNet, index, kMacFeature),
+      receive_(device_, 0, kBuffers),
+      transmit_(device_, 1, kBuffers) {
   for (std::size_t i = 0; i < sizeof mac_.bytes; ++i) mac_.bytes[i] = device_.config<std::uint8_t>(i);
   receive_buffers_ = static_cast<std::uint8_t*>(allocate_pages(kBuffers * kBufferBytes));
   transmit_buffers_ = static_cast<std::uint8_t*>(allocate_pages(kBuffers * kBufferBytes));
@@ -59,11 +61,15 @@ NetDevice::NetDevice(unsigned index)
   receive_.announce();
 }
 
-bool NetDevice::send(const std::uint8_t* frame, std::size_t bytes) {
+void NetDevice::take_sent() {
   for (Virtqueue::Used used{}; transmit_.take(used);) {
     require(used.head < kBuffers && free_count_ < kBuffers, "NIC sent no frame of ours");
     free_[free_count_++] = static_cast<std::uint16_t>(used.head);
   }
+}
+
+bool NetDevice::send(const std::uint8_t* frame, std::size_t bytes) {
+  take_sent();
   if (bytes > kMaxFrame || free_count_ == 0) return false;
   const std::uint16_t buffer = free_[--free_count_];
   std::uint8_t* at = transmit_buffers_ + buffer * kBufferBytes;
@@ -97,6 +103,10 @@ void NetDevice::announce() {
 void NetDevice::wait() {
   announce();
   (void)wait_for_events(device_.event());
+}
+
+void NetDevice::flush() {
+  for (take_sent(); free_count_ < kBuffers; take_sent()) wait();
 }
 
 Ipv4Address ipv4_address(Text text) {
@@ -206,8 +216,8 @@ void UdpHost::answer_ping(const NetDevice::Frame& frame, std::size_t ip_header, 
   nic_.send(reply, kEthernet + kIpv4 + bytes);
 }
 
-void UdpHost::write_headers(std::uint8_t* frame, const MacAddress& to_mac, Ipv4Address to, std::uint8_t protocol,
-                            std::size_t payload) {
+void UdpHost::write_headers(std::uint8_t* frame, const MacAddress& to_mac, Ipv4Address to,
+                            std::uint8_t protocol, std::size_t payload) {
   store_mac(frame, to_mac);
   store_mac(frame + 6, nic_.mac());
   store16(frame + 12, kTypeIpv4);

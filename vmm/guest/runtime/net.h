@@ -1,6 +1,6 @@
-// The network: virtio-net (virtio 1.2, 5.1) without offloads, and as much of ARP, IPv4, ICMP and UDP as a server at a
-// fixed address needs. Frames may be lost, and after a promotion sent twice: what matters is repeated by whoever
-// asks.
+// The network: virtio-net (virtio 1.2, 5.1) without offloads, and as much of ARP, IPv4, ICMP and UDP as a
+// server at a fixed address needs. Frames may be lost, and after a promotion sent twice: what matters is
+// repeated by whoever asks.
 #pragma once
 
 #include <cstddef>
@@ -38,8 +38,12 @@ class NetDevice {
   void wait();
   // Tells the device what was sent and released since; wait() does so too.
   void announce();
+  // Until every frame sent has left this machine's memory: before a power-off.
+  void flush();
 
  private:
+  void take_sent();
+
   static constexpr std::size_t kHeader = 12;  // struct virtio_net_hdr
   static constexpr std::size_t kBufferBytes = 2048;
 

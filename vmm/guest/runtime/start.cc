@@ -129,16 +129,18 @@ using namespace pollux::guest;
 
 void pollux_exception() {
   const PolluxExceptionRecord& record = pollux_exception_record;
-  print("guest exception ", record.vector, " error ", Hex{record.error_code}, " at ", Hex{record.rip}, " stack ",
-        Hex{record.rsp}, " address ", Hex{record.cr2}, "\n");
+  print("guest exception ", record.vector, " error ", Hex{record.error_code}, " at ", Hex{record.rip},
+        " stack ", Hex{record.rsp}, " address ", Hex{record.cr2}, "\n");
   power_off(pollux::guest_abi::kExitException + static_cast<std::uint32_t>(record.vector));
 }
 
 void pollux_start(const std::uint8_t* zero_page) {
-  command_line = reinterpret_cast<const char*>(std::uint64_t{field<std::uint32_t>(zero_page, kCommandLinePointer)});
+  command_line =
+      reinterpret_cast<const char*>(std::uint64_t{field<std::uint32_t>(zero_page, kCommandLinePointer)});
   if (command_line == nullptr) command_line = "";
   find_heap(zero_page);
   store_epoch_register(pollux::guest_abi::kEventWord, reinterpret_cast<std::uint64_t>(&event_word));
-  for (auto* constructor = pollux_init_array; constructor != pollux_init_array_end; ++constructor) (*constructor)();
+  for (auto* constructor = pollux_init_array; constructor != pollux_init_array_end; ++constructor)
+    (*constructor)();
   power_off(static_cast<std::uint32_t>(guest_main()));
 }

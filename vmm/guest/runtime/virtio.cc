@@ -106,7 +106,8 @@ Virtqueue::Virtqueue(VirtioDevice& device, std::uint32_t index, std::uint16_t si
   device.write(kQueueReady, 1);
 }
 
-void Virtqueue::describe(std::uint16_t descriptor, const void* buffer, std::uint32_t bytes, std::uint16_t flags) {
+void Virtqueue::describe(std::uint16_t descriptor, const void* buffer, std::uint32_t bytes,
+                         std::uint16_t flags) {
   descriptors_[descriptor] = {reinterpret_cast<std::uint64_t>(buffer), bytes, flags, 0};
 }
 

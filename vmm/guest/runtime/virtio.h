@@ -1,7 +1,7 @@
 // The driver's side of virtio-mmio version 2 and its split virtqueues (virtio 1.2, 4.2 and 2.7).
 //
-// The device serves queues and returns buffers at epoch ends only, and says so by an event; a doorbell costs an exit,
-// so requests are offered first and announced together.
+// The device serves queues and returns buffers at epoch ends only, and says so by an event; a doorbell costs
+// an exit, so requests are offered first and announced together.
 #pragma once
 
 #include <cstdint>
