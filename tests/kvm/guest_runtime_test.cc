@@ -54,7 +54,8 @@ TEST_F(GuestRuntime, ComputesTheSameWhateverTheEpochs) {
     EXPECT_NEAR(static_cast<double>(passed), static_cast<double>(sites), 1.0 + static_cast<double>(length));
   }
   // Not the optimizer's doing either.
-  EXPECT_EQ(run(guest("compute_unrolled")).console, console);
+  EXPECT_EQ(run(guest("compute_o3")).console, console);
+  EXPECT_EQ(run(guest("compute_rolled")).console, console);
 }
 
 TEST_F(GuestRuntime, EndsEveryEpochInTheSameState) {

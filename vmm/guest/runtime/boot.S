@@ -82,11 +82,14 @@ user_start:
   movl %eax, %gs
   xorl %ebp, %ebp
   movq %rbx, %rdi
+  xorl %r15d, %r15d
+  cmpq %r15, %r15
   movq EPOCH_END_AT, %r15
   call pollux_start
   ud2
 
-/* What a site calls when the count is used up: no register changes but r15. */
+/* What a site calls when the count is used up: no register changes but r15. Wherever an epoch ends, the instruction
+   before has defined every flag: processors differ in those that some instructions leave undefined. */
   .global pollux_epoch_end
 pollux_epoch_end:
   movq EPOCH_END_AT, %r15
@@ -94,6 +97,7 @@ pollux_epoch_end:
 
   .global pollux_wait
 pollux_wait:
+  cmpq %r15, %r15
   movq WAIT_AT, %r15
   ret
 
