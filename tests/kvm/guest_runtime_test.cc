@@ -48,10 +48,12 @@ TEST_F(GuestRuntime, ComputesTheSameWhateverTheEpochs) {
     EXPECT_THAT(result.console, HasSubstr("pointer_chase 0x"));
     if (console.empty()) console = result.console;
     EXPECT_EQ(result.console, console);
-    // An epoch has length + 1 sites, and every run as many in all, but for the last, unfinished one.
+    // An epoch has length + 1 sites, and every run as many in all, but for the last, unfinished one, and for
+    // what device accesses and copies take beyond the end of one.
     const std::uint64_t passed = (result.epochs - 1) * (length + 1);
     if (sites == 0) sites = passed;
-    EXPECT_NEAR(static_cast<double>(passed), static_cast<double>(sites), 1.0 + static_cast<double>(length));
+    EXPECT_NEAR(static_cast<double>(passed), static_cast<double>(sites),
+                0.05 * static_cast<double>(sites) + static_cast<double>(length));
   }
   // Not the optimizer's doing either.
   EXPECT_EQ(run(guest("compute_o3")).console, console);
@@ -60,7 +62,7 @@ TEST_F(GuestRuntime, ComputesTheSameWhateverTheEpochs) {
 
 TEST_F(GuestRuntime, EndsEveryEpochInTheSameState) {
   EpochMachineConfig config = guest("compute");
-  config.epoch_length = 10'007;
+  config.epoch_length = 1'009;
   config.digests = true;
   const EpochMachineResult first = run(config), second = run(config);
   expect_success(first);
@@ -74,13 +76,13 @@ TEST_F(GuestRuntime, EndsEveryEpochInTheSameState) {
 }
 
 TEST_F(GuestRuntime, AnEpochMayEndAtEverySite) {
-  EpochMachineConfig config = guest("memory_writer", "pages=16 rounds=5");
+  EpochMachineConfig config = guest("memory_writer", "pages=64 rounds=5");
   const std::string console = run(config).console;
   config.epoch_length = 0;
   const EpochMachineResult result = run(config);
   expect_success(result);
   EXPECT_EQ(result.console, console);
-  EXPECT_GT(result.epochs, 8'000u);
+  EXPECT_GT(result.epochs, 4'000u);
 }
 
 TEST_F(GuestRuntime, CountsInControlFlowOfEveryShape) {
@@ -94,6 +96,15 @@ TEST_F(GuestRuntime, CountsInControlFlowOfEveryShape) {
   expect_success(result);
   EXPECT_EQ(result.console, console);
   EXPECT_EQ(result.digests, again.digests);
+}
+
+TEST_F(GuestRuntime, KeepsItsPromises) {
+  EpochMachineConfig config = guest("runtime_check", "first=1 text=abc number=42 last=");
+  config.epoch_length = 50'000;
+  const EpochMachineResult result = run(config);
+  expect_success(result);
+  EXPECT_EQ(result.console,
+            "0 -1 18446744073709551615 -9223372036854775808 0xdeadbeef 0x0 x text\nruntime_check done\n");
 }
 
 // --- Time ---

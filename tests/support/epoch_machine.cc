@@ -209,7 +209,7 @@ void EpochMachine::read_epoch_register(std::uint64_t offset, MutableByteView int
         made_up_clock_ += kClockStep;
         value = clock();
         break;
-      case kEntropy: value = digest(bytes_of(made_up_clock_)); break;
+      case kEntropy: value = digest(bytes_of(++made_up_clock_)); break;
       default: break;
     }
   }

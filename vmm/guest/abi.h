@@ -13,12 +13,16 @@ namespace pollux::guest_abi {
 
 // --- The counter ---
 //
-// Register r15 belongs to it. Every site does `subq $1, %r15` and goes on while the result is not negative;
-// else it loads the next epoch's count from kEpochEnd, by an 8-byte load into r15 and nothing else. A count
-// of n >= 0 therefore lets n sites pass and ends the epoch in the next one; n = 0 ends an epoch in every
-// site. The guest's start loads kEpochEnd before its first site: what it did until then is an epoch of its
-// own.
+// Register r15 belongs to it. Every site takes 1 from it and goes on while the result is not negative; else
+// it loads the next epoch's count from kEpochEnd, by an 8-byte load into r15 and nothing else. A count of n
+// >= 0 therefore lets n sites pass and ends the epoch in the next one; n = 0 ends an epoch in every site.
+// What takes long for one site, a device access or a copy, takes more from the register; what it takes beyond
+// an epoch's end is forgotten. The guest's start loads kEpochEnd before its first site: what it did until
+// then is an epoch of its own. Wherever an epoch ends, every arithmetic flag was defined by the instruction
+// before.
 inline constexpr std::uint64_t kMaxCount = std::uint64_t{1} << 62;
+inline constexpr std::uint64_t kDeviceAccessCount = 1000;  // an exit: as long as about as many sites
+inline constexpr std::uint64_t kCopiedBytesPerCount = 64;
 
 // --- The epoch device ---
 //

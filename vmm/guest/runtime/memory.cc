@@ -5,10 +5,15 @@
 #include <new>
 
 #include "vmm/guest/runtime/console.h"
+#include "vmm/guest/runtime/mmio.h"
 
-// An uncounted string instruction handles at most this much: a time far below any epoch's.
 namespace {
+
+// A string instruction cannot end an epoch: it handles at most this much.
 constexpr std::size_t kPiece = 4096;
+
+void count_bytes(std::size_t bytes) { pollux::guest::count(bytes / pollux::guest_abi::kCopiedBytesPerCount); }
+
 }  // namespace
 
 // Compiled with -fno-tree-loop-distribute-patterns: a loop in here must not become a call of itself.
@@ -25,6 +30,7 @@ void* memcpy(void* to, const void* from, std::size_t bytes) {
   while (bytes > 0) {
     std::size_t piece = bytes < kPiece ? bytes : kPiece;
     bytes -= piece;
+    count_bytes(piece);
     asm volatile("rep movsb" : "+D"(out), "+S"(in), "+c"(piece) : : "memory");
   }
   return to;
@@ -55,6 +61,7 @@ void* memset(void* to, int value, std::size_t bytes) {
   while (bytes > 0) {
     std::size_t piece = bytes < kPiece ? bytes : kPiece;
     bytes -= piece;
+    count_bytes(piece);
     asm volatile("rep stosb" : "+D"(out), "+c"(piece) : "a"(value) : "memory");
   }
   return to;

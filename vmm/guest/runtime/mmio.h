@@ -1,4 +1,5 @@
-// Device registers: one plain load or store each, which every KVM can emulate.
+// Device registers: one plain load or store each, which every KVM can emulate. An access is an exit, and
+// counted as such.
 #pragma once
 
 #include <cstdint>
@@ -7,15 +8,19 @@
 
 namespace pollux::guest {
 
+inline void count(std::uint64_t units) { asm volatile("subq %0, %%r15" : : "er"(units) : "cc"); }
+
 template <class T>
 inline T load_register(std::uint64_t address) {
   T value;
+  count(guest_abi::kDeviceAccessCount);
   asm volatile("mov %1, %0" : "=r"(value) : "m"(*reinterpret_cast<volatile T*>(address)) : "memory");
   return value;
 }
 
 template <class T>
 inline void store_register(std::uint64_t address, T value) {
+  count(guest_abi::kDeviceAccessCount);
   asm volatile("mov %1, %0" : "=m"(*reinterpret_cast<volatile T*>(address)) : "r"(value) : "memory");
 }
 
