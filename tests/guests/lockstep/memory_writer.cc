@@ -1,0 +1,26 @@
+// Writes memory in a known pattern: rounds=N (10) rounds, each of which changes one word in each of pages=N
+// (1024) pages; then a checksum of all of it. pause_ms=N (0): sleeps as long after each round.
+#include "vmm/guest/runtime/guest.h"
+
+using namespace pollux::guest;
+
+int guest_main() {
+  const std::uint64_t pages = parameter("pages", 1024), rounds = parameter("rounds", 10);
+  const std::uint64_t pause_ns = parameter("pause_ms", 0) * 1'000'000;
+  constexpr std::uint64_t kWords = kPageSize / 8;
+  auto* words = static_cast<std::uint64_t*>(allocate_pages(pages * kPageSize));
+  std::uint64_t state = 1;
+  for (std::uint64_t round = 0; round < rounds; ++round) {
+    for (std::uint64_t page = 0; page < pages; ++page) {
+      std::uint64_t& word = words[page * kWords + (round * 37 + page) % kWords];
+      state = (state ^ word) * 0x9e37'79b9'7f4a'7c15 + page;
+      state ^= state >> 31;
+      word = state;
+    }
+    if (pause_ns != 0) sleep_until(clock_ns() + pause_ns);
+  }
+  std::uint64_t checksum = 0;
+  for (std::uint64_t i = 0; i < pages * kWords; ++i) checksum = checksum * 31 + words[i];
+  print("memory_writer ", Hex{checksum}, "\n");
+  return 0;
+}

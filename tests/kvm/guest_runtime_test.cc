@@ -1,0 +1,395 @@
+// Guests, their runtime and the counter, on the smallest machine that runs them.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <map>
+
+#include "tests/guests/lockstep/kv_protocol.h"
+#include "tests/support/epoch_machine.h"
+#include "tests/support/test_machine.h"
+#include "vmm/guest/abi.h"
+
+namespace pollux::testing {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+class GuestRuntime : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string why = why_no_kvm(); !why.empty()) GTEST_SKIP() << why;
+  }
+
+  static EpochMachineConfig guest(const char* name, const std::string& command_line = "") {
+    EpochMachineConfig config;
+    config.kernel = std::string(POLLUX_GUESTS) + "/" + name;
+    config.command_line = command_line;
+    return config;
+  }
+  static EpochMachineResult run(const EpochMachineConfig& config) { return EpochMachine(config).run(); }
+  static void expect_success(const EpochMachineResult& result) {
+    EXPECT_EQ(result.failure, "") << result.console;
+    EXPECT_EQ(result.exit_code, 0u) << result.console;
+  }
+};
+
+// --- The counter ---
+
+TEST_F(GuestRuntime, ComputesTheSameWhateverTheEpochs) {
+  std::string console;
+  std::uint64_t sites = 0;
+  for (const std::uint64_t length : {1'000u, 10'007u, 1'000'000u}) {
+    EpochMachineConfig config = guest("compute");
+    config.epoch_length = length;
+    const EpochMachineResult result = run(config);
+    expect_success(result);
+    EXPECT_THAT(result.console, HasSubstr("pointer_chase 0x"));
+    if (console.empty()) console = result.console;
+    EXPECT_EQ(result.console, console);
+    // An epoch has length + 1 sites, and every run as many in all, but for the last, unfinished one, and for
+    // what device accesses and copies take beyond the end of one.
+    const std::uint64_t passed = (result.epochs - 1) * (length + 1);
+    if (sites == 0) sites = passed;
+    EXPECT_NEAR(static_cast<double>(passed), static_cast<double>(sites),
+                0.05 * static_cast<double>(sites) + static_cast<double>(length));
+  }
+  // Not the optimizer's doing either.
+  EXPECT_EQ(run(guest("compute_o3")).console, console);
+  EXPECT_EQ(run(guest("compute_rolled")).console, console);
+}
+
+TEST_F(GuestRuntime, EndsEveryEpochInTheSameState) {
+  EpochMachineConfig config = guest("compute");
+  config.epoch_length = 1'009;
+  config.digests = true;
+  const EpochMachineResult first = run(config), second = run(config);
+  expect_success(first);
+  EXPECT_GT(first.epochs, 1'000u);
+  EXPECT_EQ(first.digests.size(), first.epochs);
+  EXPECT_EQ(first.digests, second.digests);
+  EXPECT_EQ(first.memory_digest, second.memory_digest);
+
+  config.command_line = "rounds=2";
+  EXPECT_NE(run(config).digests, first.digests);
+}
+
+TEST_F(GuestRuntime, AnEpochMayEndAtEverySite) {
+  EpochMachineConfig config = guest("memory_writer", "pages=64 rounds=5");
+  const std::string console = run(config).console;
+  config.epoch_length = 0;
+  const EpochMachineResult result = run(config);
+  expect_success(result);
+  EXPECT_EQ(result.console, console);
+  EXPECT_GT(result.epochs, 4'000u);
+}
+
+TEST_F(GuestRuntime, CountsInControlFlowOfEveryShape) {
+  EpochMachineConfig config = guest("shapes");
+  config.digests = true;
+  config.epoch_length = 100'000;
+  const std::string console = run(config).console;
+  EXPECT_THAT(console, HasSubstr("virtual_calls "));
+  config.epoch_length = 7;
+  const EpochMachineResult result = run(config), again = run(config);
+  expect_success(result);
+  EXPECT_EQ(result.console, console);
+  EXPECT_EQ(result.digests, again.digests);
+}
+
+TEST_F(GuestRuntime, KeepsItsPromises) {
+  EpochMachineConfig config = guest("runtime_check", "first=1 text=abc number=42 last=");
+  config.epoch_length = 50'000;
+  const EpochMachineResult result = run(config);
+  expect_success(result);
+  EXPECT_EQ(result.console,
+            "0 -1 18446744073709551615 -9223372036854775808 0xdeadbeef 0x0 x text\nruntime_check done\n");
+}
+
+// --- Time ---
+
+TEST_F(GuestRuntime, SleepsUntilItsTimerIsDue) {
+  const EpochMachineResult result = run(guest("idle", "ticks=5 period_ms=50"));
+  expect_success(result);
+  EXPECT_EQ(result.console, "tick 1\ntick 2\ntick 3\ntick 4\ntick 5\n");
+  EXPECT_GE(result.waits, 5u);
+  EXPECT_GE(result.injections, 5u);
+}
+
+TEST_F(GuestRuntime, WritesMemory) {
+  EpochMachineConfig config = guest("memory_writer", "pages=500 rounds=20 pause_ms=3");
+  const EpochMachineResult first = run(config), second = run(config);
+  expect_success(first);
+  EXPECT_EQ(first.console, second.console);
+  EXPECT_EQ(first.memory_digest, second.memory_digest);
+}
+
+// --- Failures ---
+
+struct Misdeed {
+  const char* what;
+  std::uint32_t exit_code;
+  const char* console;
+};
+
+class GuestFailure : public GuestRuntime, public ::testing::WithParamInterface<Misdeed> {};
+
+TEST_P(GuestFailure, IsReported) {
+  const EpochMachineResult result = run(guest("misbehave", std::string("what=") + GetParam().what));
+  EXPECT_EQ(result.failure, "");
+  EXPECT_EQ(result.exit_code, GetParam().exit_code);
+  EXPECT_THAT(result.console, StartsWith(GetParam().console));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, GuestFailure,
+    ::testing::Values(
+        Misdeed{"null", guest_abi::kExitException + 14, "guest exception 14 error 0x4 at 0x2"},
+        Misdeed{"undefined", guest_abi::kExitException + 6, "guest exception 6 error 0x0 at 0x2"},
+        Misdeed{"divide", guest_abi::kExitException + 0, "guest exception 0 error 0x0 at 0x2"},
+        Misdeed{"stack", guest_abi::kExitException + 14, "guest exception 14 error 0x6 at 0x2"},
+        Misdeed{"privileged", guest_abi::kExitException + 13, "guest exception 13 error 0x0 at 0x2"},
+        Misdeed{"panic", guest_abi::kExitPanic, "guest panic: asked to\n"}),
+    [](const auto& misdeed) { return std::string(misdeed.param.what); });
+
+TEST_F(GuestRuntime, ReadingTheTimeStampCounterShows) {
+  EpochMachineConfig config = guest("misbehave", "what=rdtsc");
+  config.epoch_length = 1'000;
+  config.digests = true;
+  const EpochMachineResult first = run(config), second = run(config);
+  if (first.exit_code == 0) {
+    EXPECT_NE(first.memory_digest, second.memory_digest);
+    EXPECT_NE(first.digests, second.digests);
+  } else {
+    EXPECT_EQ(first.exit_code, guest_abi::kExitException + 13);  // CR4.TSD
+  }
+}
+
+// --- Disks ---
+
+TEST_F(GuestRuntime, WritesAndReadsADisk) {
+  EpochMachineConfig config = guest("disk_check", "blocks=200 rounds=2");
+  config.disks = {1 << 20};
+  config.digests = true;
+  EpochMachine machine(config);
+  const EpochMachineResult result = machine.run();
+  expect_success(result);
+  EXPECT_THAT(result.console, HasSubstr("disk_check done, repeated 0\n"));
+  EXPECT_EQ(run(config).digests, result.digests);
+
+  config.command_line += " verify=1";
+  EpochMachine other(config);
+  other.disk(0) = machine.disk(0);
+  expect_success(other.run());
+  EpochMachine damaged(config);
+  damaged.disk(0) = machine.disk(0);
+  damaged.disk(0)[100'000] ^= std::byte{1};
+  EXPECT_EQ(damaged.run().exit_code, guest_abi::kExitPanic);
+}
+
+TEST_F(GuestRuntime, RepeatsUncertainDiskRequests) {
+  EpochMachineConfig config = guest("disk_check", "blocks=200 rounds=2");
+  config.disks = {1 << 20};
+  const std::string console = run(config).console;
+  config.uncertain_every = 7;
+  const EpochMachineResult result = run(config);
+  expect_success(result);
+  EXPECT_THAT(result.console, ::testing::Not(HasSubstr("repeated 0\n")));
+  EXPECT_EQ(result.console.substr(0, result.console.find("disk_check")),
+            console.substr(0, console.find("disk_check")));
+}
+
+TEST_F(GuestRuntime, RefusesADiskThatIsTooSmall) {
+  EpochMachineConfig config = guest("disk_check", "blocks=2000");
+  config.disks = {1 << 20};
+  EXPECT_THAT(run(config).console, HasSubstr("guest panic: disk too small"));
+  config.disks.clear();
+  EXPECT_THAT(run(config).console, HasSubstr("guest panic: no such virtio device"));
+}
+
+// --- Networks ---
+
+void put16(Bytes& frame, std::size_t at, std::uint16_t value) {
+  frame[at] = static_cast<std::byte>(value >> 8);
+  frame[at + 1] = static_cast<std::byte>(value);
+}
+std::uint16_t get16(ByteView frame, std::size_t at) {
+  return static_cast<std::uint16_t>(static_cast<unsigned>(frame[at]) << 8 |
+                                    static_cast<unsigned>(frame[at + 1]));
+}
+
+std::uint16_t internet_checksum(ByteView bytes, std::uint32_t sum = 0) {
+  for (std::size_t i = 0; i < bytes.size(); ++i)
+    sum += static_cast<std::uint32_t>(bytes[i]) << (i % 2 == 0 ? 8 : 0);
+  while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
+  return static_cast<std::uint16_t>(~sum);
+}
+
+constexpr std::array<std::uint8_t, 6> kGuestMac{0x52, 0x54, 0, 0, 0, 1}, kClientMac{2, 0, 0, 0, 0, 9};
+constexpr std::array<std::uint8_t, 4> kGuestIp{10, 0, 0, 2}, kClientIp{10, 0, 0, 9};
+constexpr std::size_t kIp = 14, kUdp = 34, kPayload = 42;
+
+Bytes ipv4_frame(std::uint8_t protocol, std::size_t payload) {
+  Bytes frame(kUdp + payload);
+  std::memcpy(frame.data(), kGuestMac.data(), 6);
+  std::memcpy(frame.data() + 6, kClientMac.data(), 6);
+  put16(frame, 12, 0x0800);
+  frame[kIp] = std::byte{0x45};
+  put16(frame, kIp + 2, static_cast<std::uint16_t>(20 + payload));
+  frame[kIp + 8] = std::byte{64};
+  frame[kIp + 9] = static_cast<std::byte>(protocol);
+  std::memcpy(frame.data() + kIp + 12, kClientIp.data(), 4);
+  std::memcpy(frame.data() + kIp + 16, kGuestIp.data(), 4);
+  put16(frame, kIp + 10, internet_checksum(ByteView(frame).subspan(kIp, 20)));
+  return frame;
+}
+
+std::uint16_t udp_checksum(ByteView frame) {
+  const auto bytes = static_cast<std::uint32_t>(frame.size() - kUdp);
+  std::uint32_t sum = 17 + bytes;
+  for (std::size_t at = kIp + 12; at < kUdp; at += 2) sum += get16(frame, at);
+  return internet_checksum(frame.subspan(kUdp), sum);
+}
+
+Bytes udp_frame(ByteView payload) {
+  Bytes frame = ipv4_frame(17, 8 + payload.size());
+  put16(frame, kUdp, 5'555);
+  put16(frame, kUdp + 2, guests::kKvPort);
+  put16(frame, kUdp + 4, static_cast<std::uint16_t>(8 + payload.size()));
+  std::memcpy(frame.data() + kPayload, payload.data(), payload.size());
+  put16(frame, kUdp + 6, udp_checksum(frame));
+  return frame;
+}
+
+Bytes arp_request() {
+  Bytes frame(42);
+  std::memset(frame.data(), 0xff, 6);
+  std::memcpy(frame.data() + 6, kClientMac.data(), 6);
+  constexpr std::uint8_t kKind[] = {8, 6, 0, 1, 8, 0, 6, 4, 0, 1};
+  std::memcpy(frame.data() + 12, kKind, sizeof kKind);
+  std::memcpy(frame.data() + 22, kClientMac.data(), 6);
+  std::memcpy(frame.data() + 28, kClientIp.data(), 4);
+  std::memcpy(frame.data() + 38, kGuestIp.data(), 4);
+  return frame;
+}
+
+guests::KvRequest request(guests::KvOperation operation, std::uint64_t client, std::uint64_t sequence,
+                          const std::string& key, const std::string& value = "") {
+  guests::KvRequest r{};
+  r.magic = guests::kKvMagic;
+  r.operation = operation;
+  r.key_bytes = static_cast<std::uint8_t>(key.size());
+  r.value_bytes = static_cast<std::uint16_t>(value.size());
+  r.client = client;
+  r.sequence = sequence;
+  std::memcpy(r.key, key.data(), key.size());
+  std::memcpy(r.value, value.data(), value.size());
+  return r;
+}
+
+class KvServer : public GuestRuntime {
+ protected:
+  // Sends one frame after the other, each when the guest has nothing else to do; returns what it answered.
+  EpochMachineResult serve(const std::vector<Bytes>& frames, unsigned requests,
+                           std::uint64_t epoch_length = 100'000) {
+    EpochMachineConfig config = guest("kv_server", "ip=10.0.0.2 requests=" + std::to_string(requests));
+    config.nics = 1;
+    config.digests = true;
+    config.epoch_length = epoch_length;
+    EpochMachine machine(config);
+    answers_.clear();
+    machine.on_frame = [this](std::size_t, ByteView frame) {
+      answers_.emplace_back(frame.begin(), frame.end());
+    };
+    std::size_t next = 0;
+    machine.on_idle = [&] {
+      if (next == frames.size()) return false;
+      machine.deliver(0, frames[next++]);
+      return true;
+    };
+    return machine.run();
+  }
+
+  guests::KvResponse response(std::size_t index) {
+    guests::KvResponse r{};
+    const Bytes& frame = answers_.at(index);
+    EXPECT_EQ(frame.size(), kPayload + sizeof r);
+    EXPECT_EQ(internet_checksum(ByteView(frame).subspan(kIp, 20)), 0);
+    EXPECT_EQ(udp_checksum(frame), 0);
+    EXPECT_EQ(std::memcmp(frame.data(), kClientMac.data(), 6), 0);
+    EXPECT_EQ(get16(frame, kUdp + 2), 5'555);
+    std::memcpy(&r, frame.data() + kPayload, sizeof r);
+    return r;
+  }
+  static std::string value(const guests::KvResponse& r) {
+    return {reinterpret_cast<const char*>(r.value), r.value_bytes};
+  }
+
+  std::vector<Bytes> answers_;
+};
+
+TEST_F(KvServer, AnswersArpAndPings) {
+  Bytes ping = ipv4_frame(1, 8 + 56);
+  ping[kUdp] = std::byte{8};
+  put16(ping, kUdp + 4, 77);
+  put16(ping, kUdp + 2, internet_checksum(ByteView(ping).subspan(kUdp)));
+  const auto get = request(guests::KvOperation::kGet, 1, 1, "nothing");
+  const EpochMachineResult result = serve({arp_request(), ping, udp_frame(bytes_of(get))}, 1);
+  expect_success(result);
+  ASSERT_EQ(answers_.size(), 3u);
+  EXPECT_EQ(get16(answers_[0], 20), 2);  // ARP reply
+  EXPECT_EQ(std::memcmp(answers_[0].data() + 22, kGuestMac.data(), 6), 0);
+  EXPECT_EQ(std::memcmp(answers_[0].data() + 28, kGuestIp.data(), 4), 0);
+  EXPECT_EQ(answers_[1][kUdp], std::byte{0});
+  EXPECT_EQ(get16(answers_[1], kUdp + 4), 77);
+  EXPECT_EQ(internet_checksum(ByteView(answers_[1]).subspan(kUdp)), 0);
+  EXPECT_EQ(response(2).status, guests::KvStatus::kMissing);
+}
+
+TEST_F(KvServer, CarriesOutEachRequestOnce) {
+  using guests::KvOperation;
+  std::vector<Bytes> frames;
+  const auto add = [&](const guests::KvRequest& r) { frames.push_back(udp_frame(bytes_of(r))); };
+  add(request(KvOperation::kPut, 7, 1, "name", "pollux"));
+  add(request(KvOperation::kGet, 7, 2, "name"));
+  add(request(KvOperation::kIncrement, 7, 3, "count"));
+  add(request(KvOperation::kIncrement, 7, 3, "count"));  // sent twice
+  add(request(KvOperation::kIncrement, 8, 1, "count"));
+  add(request(KvOperation::kGet, 7, 2, "name"));  // late
+  add(request(KvOperation::kIncrement, 7, 4, "name"));
+  Bytes damaged = udp_frame(bytes_of(request(KvOperation::kPut, 7, 5, "name", "castor")));
+  damaged[kPayload + 40] ^= std::byte{1};
+  frames.push_back(damaged);
+  add(request(KvOperation::kGet, 7, 6, "name"));
+  const EpochMachineResult result = serve(frames, 8);
+  expect_success(result);
+  ASSERT_EQ(answers_.size(), 8u);
+  EXPECT_EQ(response(0).status, guests::KvStatus::kOk);
+  EXPECT_EQ(value(response(1)), "pollux");
+  EXPECT_EQ(response(2).value[0], 1);
+  EXPECT_EQ(response(3).value[0], 1);
+  EXPECT_EQ(response(4).value[0], 2);
+  EXPECT_EQ(response(5).status, guests::KvStatus::kOld);
+  EXPECT_EQ(response(6).status, guests::KvStatus::kBad);
+  EXPECT_EQ(value(response(7)), "pollux");
+}
+
+TEST_F(KvServer, GoesThroughTheSameStatesAgain) {
+  std::vector<Bytes> frames;
+  for (unsigned i = 1; i <= 400; ++i) {
+    frames.push_back(
+        udp_frame(bytes_of(request(guests::KvOperation::kIncrement, 1, i, "key" + std::to_string(i % 37)))));
+  }
+  const EpochMachineResult first = serve(frames, 400, 997);
+  const std::vector<Bytes> answers = answers_;
+  const EpochMachineResult second = serve(frames, 400, 997);
+  expect_success(first);
+  EXPECT_EQ(answers.size(), 400u);
+  EXPECT_EQ(answers, answers_);
+  EXPECT_EQ(first.digests, second.digests);
+  EXPECT_EQ(first.memory_digest, second.memory_digest);
+}
+
+}  // namespace
+}  // namespace pollux::testing
