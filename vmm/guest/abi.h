@@ -85,6 +85,6 @@ inline constexpr std::uint8_t kBlockUncertain = 0x50;
 
 // --- Exit codes the runtime uses on its own ---
 inline constexpr std::uint32_t kExitPanic = 0x100;
-inline constexpr std::uint32_t kExitException = 0x200;  // plus the vector
+inline constexpr std::uint32_t kExitException = 0x200;  // plus the vector; 0xff: one while reporting another
 
 }  // namespace pollux::guest_abi

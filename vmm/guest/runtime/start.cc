@@ -25,6 +25,11 @@ void* __dso_handle = nullptr;
 namespace pollux::guest {
 namespace {
 
+// What boot.S has as numbers.
+static_assert(guest_abi::kEpochDevice == 0xd010'0000 && guest_abi::kEpochDeviceVirtual == 0x1000);
+static_assert(guest_abi::kEpochEnd == 0 && guest_abi::kWait == 8 && guest_abi::kPowerOff == 0x30);
+static_assert(guest_abi::kEventVector == 0x20 && guest_abi::kExitException == 0x200);
+
 // arch/x86/include/uapi/asm/bootparam.h, struct boot_params
 constexpr std::size_t kCommandLinePointer = 0x228;
 constexpr std::size_t kMemoryMapEntries = 0x1e8;
