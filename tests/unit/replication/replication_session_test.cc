@@ -769,7 +769,7 @@ TEST_F(ReplicationSessionTest, ABadFullSyncEndsTheSession) {
 TEST_F(ReplicationSessionTest, WithFullStagingMemoryItStopsReceivingAndThenGoesOn) {
   constexpr std::uint64_t kFitting = kStagingBytes / (16 * kDiskBytes);
   constexpr std::uint64_t kQueuedWrites = 16 + 16;  // the two links' queues; the kernel's, amply
-  constexpr auto kSilenceTimeout = 1s;
+  constexpr auto kSilenceTimeout = 2s;
   restart({kHeartbeatInterval, kSilenceTimeout});
   const Heart heart(*primary_);
   protect();
@@ -867,7 +867,7 @@ TEST_F(ReplicationSessionTest, HeartbeatsGoOutBetweenTheWritesOfASlowDisk) {
 
 // A disk that hangs for longer than the timeout during full sync is a stall of the backup's, no silence.
 TEST_F(ReplicationSessionTest, ADiskThatHangsDuringFullSyncIsNoSilence) {
-  constexpr auto kSilenceTimeout = 1s;
+  constexpr auto kSilenceTimeout = 2s;
   restart({kHeartbeatInterval, kSilenceTimeout});
   greet();
   sync_memory();
