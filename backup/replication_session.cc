@@ -161,6 +161,7 @@ void ReplicationSession::step(const event::Event& event) { handle(replica_.step(
 // The header first: the state machine says whether the message is in order; only then is its body looked at. A
 // record's body must be staged before the effects of its close are carried out.
 void ReplicationSession::receive_one(protocol::Received received) {
+  if (replica_.state() == protocol::BackupReplica::State::kClaiming) return;  // it hears nobody
   auto effects = replica_.receive(received.message, now());
   for (const event::Effect& effect : effects) {
     if (std::holds_alternative<event::End>(effect)) {
