@@ -89,7 +89,9 @@ void Shipper::run() {
   queue_.clear();
   lock.unlock();
   changed_.notify_all();
-  if (orderly) link_->close();
+  if (!orderly) return;
+  (void)link_->flush(kFarewell);
+  link_->close();
 }
 
 }  // namespace pollux::primary

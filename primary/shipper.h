@@ -35,6 +35,8 @@ class Shipper {
   // epochs by kMaxEpochsInFlight, and sync blocks by wait_for_room().
   static constexpr std::size_t kMaxQueuedParcels = 1 << 17;
   static constexpr std::size_t kRoomyParcels = 32;
+  // For the last bytes of an orderly end to get to the kernel.
+  static constexpr std::chrono::milliseconds kFarewell{500};
 
   explicit Shipper(std::unique_ptr<protocol::Link> link);
   // Without sending what is queued.
