@@ -2,7 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <spdlog/spdlog.h>
+
 #include <boost/json.hpp>
+#include <fstream>
+#include <utility>
 
 namespace pollux::backup {
 namespace {
@@ -19,6 +23,41 @@ void rehearse_restore(const vmm::MachineConfig& config, ByteView state, vmm::Bac
   // Never resumed: it listens to no backend, and its memory, which nothing touches, is never allocated.
   (void)vmm::Machine::restore(config, std::make_unique<vmm::GuestMemory>(config.memory_bytes), state, backends, input,
                               output);
+}
+
+std::unique_ptr<vmm::Machine> Promotion::restore(vmm::Backends& backends, vmm::InputGate& input,
+                                                 PromotedOutput& output) {
+  auto machine = vmm::Machine::restore(config, std::move(memory), state, backends, input, output);
+  timeline.promoted = std::chrono::steady_clock::now();
+  machine->announce();
+  output.watch_for_first_frame();
+  return machine;
+}
+
+FailoverReport::FailoverReport(const PromotedOutput& output, bool may_send, std::string path)
+    : output_(output), may_send_(may_send), path_(std::move(path)) {}
+
+void FailoverReport::look(FailoverTimeline& timeline, const vmm::Machine& machine) {
+  constexpr auto kLongestWait = std::chrono::seconds(5);
+  if (told_) return;
+  timeline.first_entry = machine.first_entry();
+  timeline.first_frame = output_.first_frame();
+  const bool complete = timeline.first_entry && (timeline.first_frame || !may_send_);
+  if (complete || std::chrono::steady_clock::now() - timeline.promoted > kLongestWait) tell(timeline);
+}
+
+void FailoverReport::finish(const FailoverTimeline& timeline) {
+  if (!told_) tell(timeline);
+}
+
+void FailoverReport::tell(const FailoverTimeline& timeline) {
+  told_ = true;
+  spdlog::warn("{}", timeline.text());
+  spdlog::warn("this machine runs unprotected now");
+  if (path_.empty()) return;
+  std::ofstream file(path_, std::ios::trunc);
+  file << timeline.json();
+  if (!file.flush()) spdlog::error("--timeline: cannot write {}", path_);
 }
 
 std::string FailoverTimeline::text() const {

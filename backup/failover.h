@@ -1,10 +1,11 @@
-// From a dead primary to a running guest: builds the machine from the image, tells the network, keeps the times.
+// From a dead primary to a running guest: what is left of the backup, the machine made of it, and the times it took.
+//
+// Whoever gets the Promotion runs the machine; protecting it again is no matter of the backup's.
 #pragma once
 
 #include <atomic>
 #include <chrono>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 
@@ -33,10 +34,10 @@ struct FailoverTimeline {
 // Throws Error when this host cannot restore the machine from `state`: better now than when the primary is dead.
 void rehearse_restore(const vmm::MachineConfig& config, ByteView state, vmm::Backends& backends);
 
-// The gate of a promoted machine: passes everything and notes when the guest is first heard.
+// Before the gate of a promoted machine: passes everything on and notes when the guest is first heard.
 class PromotedOutput final : public vmm::OutputGate {
  public:
-  explicit PromotedOutput(vmm::Backends& backends) : pass_(backends) {}
+  explicit PromotedOutput(vmm::OutputGate& gate) : gate_(gate) {}
 
   // From here on a frame is the guest's own: what came before was the announcement.
   void watch_for_first_frame() { watching_ = true; }
@@ -47,25 +48,60 @@ class PromotedOutput final : public vmm::OutputGate {
 
   [[nodiscard]] bool transmit(vmm::NicIndex nic, ByteView frame) override {
     if (watching_.exchange(false)) first_frame_ = std::chrono::steady_clock::now();
-    return pass_.transmit(nic, frame);
+    return gate_.transmit(nic, frame);
   }
-  void on_room(std::function<void()> callback) override { pass_.on_room(std::move(callback)); }
-  void console(vmm::ConsoleIndex console, ByteView bytes) override { pass_.console(console, bytes); }
+  void on_room(std::function<void()> callback) override { gate_.on_room(std::move(callback)); }
+  void console(vmm::ConsoleIndex console, ByteView bytes) override { gate_.console(console, bytes); }
   [[nodiscard]] bool read(vmm::DiskIndex disk, std::uint64_t offset, MutableByteView into) override {
-    return pass_.read(disk, offset, into);
+    return gate_.read(disk, offset, into);
   }
   [[nodiscard]] bool write(vmm::DiskIndex disk, std::uint64_t offset, ByteView from) override {
-    return pass_.write(disk, offset, from);
+    return gate_.write(disk, offset, from);
   }
   [[nodiscard]] bool discard(vmm::DiskIndex disk, std::uint64_t offset, std::uint64_t length) override {
-    return pass_.discard(disk, offset, length);
+    return gate_.discard(disk, offset, length);
   }
-  [[nodiscard]] bool flush(vmm::DiskIndex disk) override { return pass_.flush(disk); }
+  [[nodiscard]] bool flush(vmm::DiskIndex disk) override { return gate_.flush(disk); }
 
  private:
-  vmm::PassThroughOutput pass_;
+  vmm::OutputGate& gate_;
   std::atomic<bool> watching_ = false;
   std::atomic<protocol::TimePoint> first_frame_{};
+};
+
+// The machine at the end of the last whole epoch, in a term that is won.
+struct Promotion {
+  vmm::MachineConfig config;
+  std::unique_ptr<vmm::GuestMemory> memory;
+  Bytes state;
+  protocol::VmId vm;
+  protocol::Term term;
+  FailoverTimeline timeline;  // up to the detection
+  std::shared_ptr<protocol::Listener> listener;  // the backup's own, open; null: it had none
+
+  // Once: builds the machine (paused), tells the network, and notes the time. From here on the first frame is awaited.
+  [[nodiscard]] std::unique_ptr<vmm::Machine> restore(vmm::Backends& backends, vmm::InputGate& input,
+                                                      PromotedOutput& output);
+};
+
+// Tells the timeline as soon as it is complete; of a guest that sends nothing, after a while.
+class FailoverReport {
+ public:
+  // `may_send`: the guest has a NIC. `path`: the timeline as JSON; empty: none.
+  FailoverReport(const PromotedOutput& output, bool may_send, std::string path);
+
+  // The machine runs. To be called several times a second, by one thread.
+  void look(FailoverTimeline& timeline, const vmm::Machine& machine);
+  // The machine ended: no later chance.
+  void finish(const FailoverTimeline& timeline);
+
+ private:
+  void tell(const FailoverTimeline& timeline);
+
+  const PromotedOutput& output_;
+  const bool may_send_;
+  const std::string path_;
+  bool told_ = false;
 };
 
 }  // namespace pollux::backup

@@ -291,6 +291,8 @@ void ReplicationSession::carry_out(const event::ClaimTerm& effect) {
 void ReplicationSession::carry_out(const event::Promote& effect) {
   outcome_ = SessionOutcome{.promote = true,
                             .reason = effect.reason,
+                            .vm = vm_,
+                            .term = effect.term,
                             .epoch = effect.epoch,
                             .epoch_received = last_whole_at_,
                             .last_heard = link_->last_received(),

@@ -27,7 +27,9 @@ struct SessionOutcome {
   bool again = false;           // nothing was touched: another primary may come
   bool failed = false;          // ended, and not as it should
   std::string reason = {};      // why the primary counts as lost, or why it is over
-  protocol::EpochId epoch = {};  // promote: the machine goes on from the end of this epoch
+  protocol::VmId vm = {};
+  protocol::Term term = {};      // promote: won, and
+  protocol::EpochId epoch = {};  // the machine goes on from the end of this epoch
   protocol::TimePoint epoch_received = {};  // when its record was whole
   protocol::TimePoint last_heard = {};      // last byte of the primary
   protocol::TimePoint detected = {};        // when the primary was declared lost

@@ -1,6 +1,7 @@
 #include "primary/engine_mailbox.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace pollux::primary {
@@ -8,9 +9,9 @@ namespace pollux::primary {
 using protocol::BackupId;
 using protocol::EpochId;
 
-void EngineMailbox::start_full_sync(BackupId backup) {
+void EngineMailbox::start_full_sync(std::vector<SyncTarget> backups) {
   const std::lock_guard lock(mutex_);
-  sync_requests_.push_back(backup);
+  std::ranges::move(backups, std::back_inserter(sync_requests_));
   changed_.notify_all();
 }
 
@@ -29,7 +30,8 @@ void EngineMailbox::committed(EpochId epoch) {
 void EngineMailbox::dropped(BackupId backup) {
   const std::lock_guard lock(mutex_);
   dropped_.insert(backup);
-  std::erase(sync_requests_, backup);
+  answers_.erase(backup);
+  std::erase_if(sync_requests_, [&](const SyncTarget& target) { return target.backup == backup; });
   changed_.notify_all();
 }
 
@@ -37,6 +39,11 @@ void EngineMailbox::unprotected() {
   const std::lock_guard lock(mutex_);
   unprotected_ = true;
   changed_.notify_all();
+}
+
+void EngineMailbox::replicating() {
+  const std::lock_guard lock(mutex_);
+  unprotected_ = false;
 }
 
 void EngineMailbox::stop() {
@@ -76,8 +83,11 @@ EpochId EngineMailbox::committed() const {
   return committed_;
 }
 
-std::vector<BackupId> EngineMailbox::take_sync_requests() {
+std::vector<SyncTarget> EngineMailbox::take_sync_requests() {
   const std::lock_guard lock(mutex_);
+  if (!sync_requests_.empty()) {
+    dropped_.erase(dropped_.begin(), dropped_.lower_bound(sync_requests_.front().backup));
+  }
   return std::exchange(sync_requests_, {});
 }
 

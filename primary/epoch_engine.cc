@@ -21,17 +21,16 @@ constexpr auto kPollInterval = 20ms;
 }  // namespace
 
 EpochEngine::EpochEngine(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
-                         EngineMailbox& mailbox, Statistics& statistics, std::vector<Shipper*> shippers,
-                         Replica replica, Options options)
+                         EngineMailbox& mailbox, Statistics& statistics, Replica replica, Options options)
     : machine_(machine),
       backends_(backends),
       gate_(gate),
       pool_(pool),
       mailbox_(mailbox),
       statistics_(statistics),
-      shippers_(std::move(shippers)),
       replica_(std::move(replica)),
-      options_(options) {}
+      options_(std::move(options)),
+      closed_(options_.closed) {}
 
 MachineExit EpochEngine::run() {
   machine_.resume();
@@ -44,23 +43,20 @@ MachineExit EpochEngine::run() {
 // Until the machine ends or a full sync has made it protected.
 std::optional<MachineExit> EpochEngine::run_unprotected() {
   if (auto exit = wait(kPollInterval)) return exit;
-  const std::vector<BackupId> backups = mailbox_.take_sync_requests();
-  if (!backups.empty()) sync(backups);
+  std::vector<SyncTarget> backups = mailbox_.take_sync_requests();
+  if (!backups.empty()) sync(std::move(backups));
   return std::nullopt;
 }
 
-void EpochEngine::sync(const std::vector<BackupId>& backups) {
-  std::vector<SyncTarget> targets;
-  for (const BackupId backup : backups) {
-    POLLUX_ASSERT(shippers_.at(backup.value) != nullptr);
-    targets.push_back({backup, shippers_[backup.value]});
-  }
+void EpochEngine::sync(std::vector<SyncTarget> backups) {
+  pool_.touch();
   statistics_.set_protection("syncing");
-  FullSync full_sync(machine_, backends_, gate_, pool_, mailbox_, statistics_, std::move(targets),
+  FullSync full_sync(machine_, backends_, gate_, pool_, mailbox_, statistics_, backups, closed_,
                      [this](BackupId backup) {
                        replica_.post_and_wait(protocol::primary::SyncFinished{backup, closed_});
                      });
   protected_ = full_sync.run();
+  if (protected_) backups_ = std::move(backups);
   statistics_.set_protection(protected_ ? "protected" : "unprotected");
 }
 
@@ -92,6 +88,7 @@ void EpochEngine::hold_guest(EpochId oldest) {
 
 std::optional<MachineExit> EpochEngine::wait(std::chrono::nanoseconds time) {
   if (mailbox_.stopping()) machine_.request_exit();
+  if (options_.on_turn) options_.on_turn(machine_);
   return machine_.wait_for_exit(std::chrono::duration_cast<std::chrono::milliseconds>(time));
 }
 
@@ -163,9 +160,7 @@ void EpochEngine::ship_in_epoch(const Parcel& parcel) {
 
 void EpochEngine::ship(const Parcel& parcel) {
   bytes_ += parcel.body_bytes();
-  for (Shipper* shipper : shippers_) {
-    if (shipper != nullptr) shipper->push(parcel);
-  }
+  for (const SyncTarget& backup : backups_) backup.shipper->push(parcel);
 }
 
 void EpochEngine::committed(EpochId epoch, bool durable_first) {
@@ -188,6 +183,7 @@ void EpochEngine::lose_protection() {
   gate_.pass();
   machine_.resume();
   protected_ = false;
+  backups_.clear();
   statistics_.set_protection("unprotected");
 }
 

@@ -27,15 +27,16 @@ class UnreadableImage : public Error {
 
 FullSync::FullSync(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
                    EngineMailbox& mailbox, Statistics& statistics, std::vector<SyncTarget> targets,
-                   std::function<void(BackupId)> before_end)
+                   protocol::EpochId end, std::function<void(BackupId)> before_end)
     : machine_(machine),
       backends_(backends),
       gate_(gate),
       pool_(pool),
       mailbox_(mailbox),
       statistics_(statistics),
+      end_(end),
       before_end_(std::move(before_end)) {
-  for (const SyncTarget& target : targets) targets_.push_back({target, {}, 0});
+  for (SyncTarget& target : targets) targets_.push_back({std::move(target), {}, 0});
 }
 
 FullSync::~FullSync() { gate_.track_writes(nullptr); }
@@ -228,7 +229,7 @@ void FullSync::final_pause(std::vector<Gfn> dirty) {
   const auto state = std::make_shared<const Bytes>(machine_.save());
   machine_.resume();
   for (const Target& target : targets_) {
-    const protocol::SyncEnd end{protocol::EpochId{0}, pages_, zero_pages_, target.disk_extents,
+    const protocol::SyncEnd end{end_, pages_, zero_pages_, target.disk_extents,
                                 static_cast<std::uint32_t>(state->size())};
     before_end_(target.to.backup);
     target.to.shipper->push(state_parcel(end, state));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 
@@ -27,11 +28,12 @@ PagePool::PagePool(std::size_t bytes) : chunk_count_(std::max<std::size_t>(bytes
   if (mapping == MAP_FAILED) throw errno_error("map", std::to_string(size >> 20) + " MiB of staging memory");
   mapping_ = static_cast<std::byte*>(mapping);
   ::madvise(mapping, size, MADV_HUGEPAGE);
-  for (std::size_t i = chunk_count_; i-- > 0;) {
-    std::byte* chunk = mapping_ + i * kChunkBytes;
-    std::memset(chunk, 0, kChunkBytes);
-    free_.push_back(chunk);
-  }
+  for (std::size_t i = chunk_count_; i-- > 0;) free_.push_back(mapping_ + i * kChunkBytes);
+}
+
+void PagePool::touch() {
+  if (std::exchange(touched_, true)) return;
+  std::memset(mapping_, 0, chunk_count_ * kChunkBytes);
 }
 
 PagePool::~PagePool() {

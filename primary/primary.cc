@@ -9,7 +9,9 @@
 #include <optional>
 #include <thread>
 
+#include "base/error.h"
 #include "primary/epoch_engine.h"
+#include "primary/join_listener.h"
 #include "primary/replica_driver.h"
 #include "primary/status_reporter.h"
 
@@ -122,26 +124,22 @@ struct Primary::Impl {
   PrimaryOptions options;
   EngineMailbox mailbox;
   Statistics statistics;
-  std::vector<std::unique_ptr<Shipper>> shippers;  // by BackupId
-  ReplicaDriver* driver = nullptr;                 // as long as it exists
 
-  void connect(const protocol::session::SecretKey& key);
+  std::vector<std::unique_ptr<protocol::Link>> connect(const protocol::session::SecretKey& key);
+  // Any thread. Nothing is posted while there is no driver.
+  void set_driver(ReplicaDriver* current);
+  void post(protocol::primary::Event event);
   // Any thread: this host may not go on, and a backup takes over. The first reason counts.
   void fail_stop(const std::string& why);
   [[nodiscard]] std::optional<std::string> failure() {
-    const std::lock_guard lock(failure_mutex);
+    const std::lock_guard lock(mutex);
     return failure_;
   }
 
-  [[nodiscard]] std::vector<Shipper*> shipper_pointers() const {
-    std::vector<Shipper*> pointers;
-    for (const auto& shipper : shippers) pointers.push_back(shipper.get());
-    return pointers;
-  }
-
  private:
-  std::mutex failure_mutex;
+  std::mutex mutex;
   std::optional<std::string> failure_;
+  ReplicaDriver* driver = nullptr;  // as long as it exists
 };
 
 Primary::Primary(PrimaryOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
@@ -151,29 +149,39 @@ void Primary::stop() { impl_->mailbox.stop(); }
 
 const Statistics& Primary::statistics() const { return impl_->statistics; }
 
-void Primary::Impl::connect(const protocol::session::SecretKey& key) {
-  bool any = false;
-  for (auto& link : Connector(options, key, mailbox).connect_all()) {
-    any |= link != nullptr;
-    shippers.push_back(link ? std::make_unique<Shipper>(std::move(link)) : nullptr);
+// By BackupId; null: not reached.
+std::vector<std::unique_ptr<protocol::Link>> Primary::Impl::connect(const protocol::session::SecretKey& key) {
+  if (options.backups.empty()) {
+    POLLUX_ASSERT(options.listener != nullptr);
+    return {};
   }
+  std::vector<std::unique_ptr<protocol::Link>> links = Connector(options, key, mailbox).connect_all();
+  const bool any = std::ranges::any_of(links, [](const auto& link) { return link != nullptr; });
   if (!any && !mailbox.stopping()) {
     throw Error("no backup could be reached within " + std::to_string(options.connect_timeout.count()) +
                 " ms: is `pollux backup` running there, with this host's public key as --peer-key?");
   }
+  return links;
+}
+
+void Primary::Impl::set_driver(ReplicaDriver* current) {
+  const std::lock_guard lock(mutex);
+  driver = current;
+}
+
+void Primary::Impl::post(protocol::primary::Event event) {
+  const std::lock_guard lock(mutex);
+  if (driver != nullptr) driver->post(std::move(event));
 }
 
 void Primary::Impl::fail_stop(const std::string& why) {
   {
-    const std::lock_guard lock(failure_mutex);
+    const std::lock_guard lock(mutex);
     if (failure_) return;
     failure_ = why;
-  }
-  spdlog::critical("{}: this host stops", why);
-  // First: it would take the end of its links for the loss of its backups, and claim the term they need.
-  if (driver != nullptr) driver->halt();
-  for (const auto& shipper : shippers) {
-    if (shipper) shipper->abort();  // without a goodbye: a backup takes over
+    spdlog::critical("{}: this host stops", why);
+    // Without a goodbye: a backup takes over.
+    if (driver != nullptr) driver->halt();
   }
   mailbox.fail();
 }
@@ -183,34 +191,46 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
   const PrimaryOptions& options = impl_->options;
   PagePool pool(options.staging_bytes);
   HoldingGate gate(backends, options.held_bytes,
-                   {.durable = [&](protocol::EpochId epoch) { impl_->driver->post(protocol::primary::EpochDurable{epoch}); },
+                   {.durable = [&](protocol::EpochId epoch) { impl_->post(protocol::primary::EpochDurable{epoch}); },
                     // The guest was told that the write is done.
                     .image_failed = [&](const std::string& image) {
                       impl_->fail_stop("cannot write committed data to " + image);
                     }});
   const std::unique_ptr<vmm::Machine> machine = make_machine(gate);
-  impl_->connect(key);
+  std::vector<std::unique_ptr<protocol::Link>> links = impl_->connect(key);
 
   protocol::PrimaryConfig config;
   config.hello = make_hello(machine->config());
-  claim_first_term(options.claim, config.hello);
-  config.backups = impl_->shippers.size();
+  config.backups = links.size();
   config.timing = {options.heartbeat_interval, options.silence_timeout};
+  if (options.succession) {
+    config.hello.vm = options.succession->vm;
+    config.hello.term = options.succession->term;
+    config.closed = options.succession->epoch;
+    impl_->mailbox.committed(config.closed);
+  } else {
+    claim_first_term(options.claim, config.hello);
+  }
+  const protocol::EpochId closed = config.closed;
   EpochEngine* engine_pointer = nullptr;
-  ReplicaDriver driver(std::move(config), impl_->shipper_pointers(), impl_->mailbox, impl_->statistics,
+  ReplicaDriver driver(std::move(config), std::move(links), impl_->mailbox, impl_->statistics,
                        {.committed = [&](protocol::EpochId epoch, bool durable_first) {
                           engine_pointer->committed(epoch, durable_first);
                         },
                         .fenced = [&](const std::string& reason) { impl_->fail_stop("fenced: " + reason); }},
                        options.claim);
-  impl_->driver = &driver;
-  EpochEngine engine(*machine, backends, gate, pool, impl_->mailbox, impl_->statistics, impl_->shipper_pointers(),
+  EpochEngine engine(*machine, backends, gate, pool, impl_->mailbox, impl_->statistics,
                      {.post = [&](protocol::primary::Event event) { driver.post(std::move(event)); },
                       .post_and_wait = [&](protocol::primary::Event event) { driver.post_and_wait(std::move(event)); }},
-                     {options.epoch_length});
+                     {options.epoch_length, closed, options.on_turn});
   engine_pointer = &engine;
+  impl_->set_driver(&driver);
 
   driver.start();
+  std::optional<JoinListener> joining;
+  if (options.listener) {
+    joining.emplace(options.listener, [&](std::unique_ptr<protocol::Link> link) { driver.join(std::move(link)); });
+  }
   vmm::MachineExit exit{};
   try {
     const StatusReporter reporter(impl_->statistics, options.statistics_path, options.status_line);
@@ -220,21 +240,17 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
   } catch (const std::exception& error) {
     impl_->fail_stop(error.what());
   }
-  if (const auto why = impl_->failure()) {
-    // In this order: nobody may call what is gone.
-    driver.stop();
-    impl_->shippers.clear();
+  joining.reset();
+  const auto why = impl_->failure();
+  if (!why) driver.post(protocol::primary::Stop{goodbye_reason(exit.reason)});
+  driver.stop();
+  if (!why) driver.flush(options.silence_timeout);
+  impl_->set_driver(nullptr);
+  (void)impl_->mailbox.take_sync_requests();  // no shipper outlives the pool
+  if (why) {
     gate.abandon();
     throw Error("this host failed: " + *why);
   }
-  driver.post(protocol::primary::Stop{goodbye_reason(exit.reason)});
-  driver.stop();
-  for (const auto& shipper : impl_->shippers) {
-    if (!shipper) continue;
-    shipper->wait_until_sent(options.silence_timeout);
-    (void)shipper->link().flush(options.silence_timeout);
-  }
-  impl_->shippers.clear();  // gives every page chunk back before the pool goes
   return exit;
 }
 

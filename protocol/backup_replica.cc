@@ -247,11 +247,15 @@ void BackupReplica::on_message(const NewTerm& message) {
   term_ = message.term;
 }
 
-void BackupReplica::on_message(const Heartbeat&) {}  // receive() has noted the time
+// receive() has noted the time. A primary begins with Hello: two backups would wait for each other for ever.
+void BackupReplica::on_message(const Heartbeat&) {
+  if (state_ == State::kAwaitingHello) lost_primary("the other side is no primary yet");
+}
 
 void BackupReplica::on_message(const Goodbye& message) {
-  discard_partial();
   const bool failed = message.reason == GoodbyeReason::kDropped;
+  if (failed && state_ == State::kAwaitingHello) return lost_primary("turned away: " + message.text);
+  discard_partial();
   std::string reason = fmt::format("the primary said goodbye: {}", to_string(message.reason));
   if (!message.text.empty()) reason += ": " + message.text;
   end(reason, failed);

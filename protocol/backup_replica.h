@@ -19,7 +19,8 @@
 //    promote to the last whole epoch. Lost: the primary or another backup leads; Fenced. Unreachable: asked again
 //    after Timing::arbitration_retry. It never runs the machine before the term is won.
 //  - The term is that of Hello or of the last NewTerm, which must be later than the one before.
-//  - Goodbye ends, never promotes. So does a violation by the primary: whoever broke the rules is still alive.
+//  - Whoever says Goodbye(dropped) or Heartbeat before Hello cannot use a backup now: back to idle.
+//  - Any other Goodbye ends, never promotes. So does a violation by the primary: whoever broke the rules is still alive.
 //  - A record holds at most `max_record_bytes` of bodies; more is a violation.
 #pragma once
 

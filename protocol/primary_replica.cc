@@ -13,8 +13,15 @@ namespace pollux::protocol {
 using namespace primary;
 
 PrimaryReplica::PrimaryReplica(PrimaryConfig config)
-    : config_(std::move(config)), backups_(config_.backups), term_(config_.hello.term) {
-  POLLUX_ASSERT(config_.backups >= 1 && config_.backups <= kMaxBackups);
+    : config_(std::move(config)),
+      mode_(config_.backups == 0 ? Mode::kUnprotected : Mode::kReplicating),
+      term_(config_.hello.term),
+      closed_(config_.closed),
+      committed_(config_.closed),
+      durable_(config_.closed),
+      last_flush_(config_.closed) {
+  POLLUX_ASSERT(config_.backups <= kMaxBackups);
+  for (; next_backup_.value < config_.backups; ++next_backup_.value) backups_.emplace(next_backup_, Backup{});
   POLLUX_ASSERT(config_.timing.heartbeat_interval < config_.timing.silence_timeout);
   POLLUX_ASSERT(config_.timing.arbitration_retry > std::chrono::nanoseconds(0));
 }
@@ -30,8 +37,8 @@ PrimaryReplica::Effects PrimaryReplica::step(const Event& event, TimePoint now) 
 PrimaryReplica::Effects PrimaryReplica::receive(BackupId from, const Message& message, TimePoint now) {
   now_ = now;
   effects_.clear();
-  if (is_linked(backup(from))) {
-    backup(from).last_heard = now;
+  if (Backup* peer = find(from); peer != nullptr && is_linked(*peer)) {
+    peer->last_heard = now;
     std::visit([&](const auto& alternative) { on_message(from, alternative); }, message);
   }
   check_invariants();
@@ -41,7 +48,7 @@ PrimaryReplica::Effects PrimaryReplica::receive(BackupId from, const Message& me
 std::optional<TimePoint> PrimaryReplica::next_deadline() const {
   std::optional<TimePoint> deadline;
   if (claim_) deadline = claim_->retry_at;
-  for (const Backup& backup : backups_) {
+  for (const auto& [id, backup] : backups_) {
     if (!is_linked(backup)) continue;
     const TimePoint own = std::min(backup.next_heartbeat, backup.last_heard + config_.timing.silence_timeout);
     deadline = deadline ? std::min(*deadline, own) : own;
@@ -49,15 +56,36 @@ std::optional<TimePoint> PrimaryReplica::next_deadline() const {
   return deadline;
 }
 
-PrimaryReplica::BackupState PrimaryReplica::state(BackupId id) const { return backup(id).state; }
+PrimaryReplica::BackupState PrimaryReplica::state(BackupId id) const {
+  POLLUX_ASSERT(id < next_backup_);
+  const auto found = backups_.find(id);
+  return found == backups_.end() ? BackupState::kDropped : found->second.state;
+}
 
-bool PrimaryReplica::required(BackupId id) const { return is_required(backup(id)); }
+std::size_t PrimaryReplica::alive() const {
+  return static_cast<std::size_t>(std::ranges::count_if(
+      backups_, [](const auto& entry) { return entry.second.state != BackupState::kDropped; }));
+}
+
+bool PrimaryReplica::required(BackupId id) const {
+  const BackupState state = this->state(id);
+  return state == BackupState::kSettling || state == BackupState::kProtecting;
+}
 
 // Events.
 
-void PrimaryReplica::on(const LinkUp& event) {
-  Backup& peer = backup(event.backup);
+void PrimaryReplica::on(const BackupJoined& event) {
+  POLLUX_ASSERT(event.backup == next_backup_);
+  ++next_backup_.value;
+  std::erase_if(backups_, [](const auto& entry) { return entry.second.state == BackupState::kDropped; });
   if (mode_ == Mode::kStopped || mode_ == Mode::kFenced) return;
+  POLLUX_ASSERT(backups_.size() < kMaxBackups);
+  backups_.emplace(event.backup, Backup{});
+}
+
+void PrimaryReplica::on(const LinkUp& event) {
+  if (mode_ == Mode::kStopped || mode_ == Mode::kFenced) return;
+  Backup& peer = backup(event.backup);
   POLLUX_ASSERT(peer.state == BackupState::kConnecting);
   peer.state = BackupState::kGreeting;
   peer.hears = true;
@@ -70,23 +98,28 @@ void PrimaryReplica::on(const LinkUp& event) {
 }
 
 void PrimaryReplica::on(const LinkDown& event) {
-  Backup& peer = backup(event.backup);
-  peer.hears = false;
-  if (peer.state != BackupState::kDropped && peer.state != BackupState::kLost) lose(event.backup, event.why);
+  Backup* peer = find(event.backup);
+  if (peer == nullptr) return;
+  peer->hears = false;
+  if (peer->state != BackupState::kDropped && peer->state != BackupState::kLost) lose(event.backup, event.why);
 }
 
 void PrimaryReplica::on(const Heard& event) {
-  Backup& peer = backup(event.backup);
-  if (is_linked(peer)) peer.last_heard = std::max(peer.last_heard, event.at);
+  Backup* peer = find(event.backup);
+  if (peer != nullptr && is_linked(*peer)) peer->last_heard = std::max(peer->last_heard, event.at);
 }
 
 void PrimaryReplica::on(const SyncFinished& event) {
+  if (state(event.backup) == BackupState::kDropped) return;  // dropped while the engine was at it
   Backup& peer = backup(event.backup);
-  if (peer.state == BackupState::kDropped) return;  // dropped while the engine was at it
   POLLUX_ASSERT(peer.state == BackupState::kSyncing);
   POLLUX_ASSERT(event.epoch == closed_);
   peer.state = BackupState::kSettling;
   peer.base = event.epoch;
+  if (mode_ != Mode::kUnprotected) return;
+  POLLUX_ASSERT(committed_ == closed_);
+  mode_ = Mode::kReplicating;
+  effects_.emplace_back(Replicating{});
 }
 
 void PrimaryReplica::on(const EpochClosed& event) {
@@ -109,11 +142,11 @@ void PrimaryReplica::on(const TermWon& event) {
   check_claim(event.term);
   claim_.reset();
   term_ = event.term;
-  for (std::uint32_t i = 0; i < backups_.size(); ++i) {
-    if (is_linked(backups_[i])) effects_.emplace_back(Send{{i}, NewTerm{term_}});
+  for (const auto& [id, backup] : backups_) {
+    if (is_linked(backup)) effects_.emplace_back(Send{id, NewTerm{term_}});
   }
-  for (std::uint32_t i = 0; i < backups_.size(); ++i) {
-    if (backups_[i].state == BackupState::kLost) give_up({i}, backups_[i].loss);
+  for (const auto& [id, backup] : backups_) {
+    if (backup.state == BackupState::kLost) give_up(id, backup.loss);
   }
 }
 
@@ -121,7 +154,7 @@ void PrimaryReplica::on(const TermLost& event) {
   if (!claim_) return;
   check_claim(event.term);
   claim_.reset();
-  for (Backup& backup : backups_) backup.state = BackupState::kDropped;
+  for (auto& [id, backup] : backups_) backup.state = BackupState::kDropped;
   mode_ = Mode::kFenced;
   effects_.emplace_back(Fenced{fmt::format("term {} is another replica's", event.term.value)});
 }
@@ -133,10 +166,10 @@ void PrimaryReplica::on(const ArbiterUnreachable&) {
 }
 
 void PrimaryReplica::on(const Stop& event) {
-  for (std::uint32_t i = 0; i < backups_.size(); ++i) {
-    const bool hears = is_linked(backups_[i]) || backups_[i].state == BackupState::kLost;
-    if (hears && backups_[i].hears) effects_.emplace_back(Send{{i}, Goodbye{event.reason, {}}});
-    backups_[i].state = BackupState::kDropped;
+  for (auto& [id, backup] : backups_) {
+    const bool hears = is_linked(backup) || backup.state == BackupState::kLost;
+    if (hears && backup.hears) effects_.emplace_back(Send{id, Goodbye{event.reason, {}}});
+    backup.state = BackupState::kDropped;
   }
   claim_.reset();
   if (mode_ != Mode::kFenced) mode_ = Mode::kStopped;
@@ -147,15 +180,14 @@ void PrimaryReplica::on(const Tick&) {
     claim_->retry_at.reset();
     effects_.emplace_back(ClaimTerm{term_.next()});
   }
-  for (std::uint32_t i = 0; i < backups_.size(); ++i) {
-    if (!is_linked(backups_[i])) continue;
-    if (now_ - backups_[i].last_heard >= config_.timing.silence_timeout) {
-      lose({i},
-           fmt::format(
-               "silent for {} ms",
-               std::chrono::duration_cast<std::chrono::milliseconds>(now_ - backups_[i].last_heard).count()));
+  for (const auto& [id, backup] : backups_) {
+    if (!is_linked(backup)) continue;
+    const auto silence = now_ - backup.last_heard;
+    if (silence >= config_.timing.silence_timeout) {
+      lose(id, fmt::format("silent for {} ms",
+                           std::chrono::duration_cast<std::chrono::milliseconds>(silence).count()));
     } else {
-      heartbeat_when_due({i});
+      heartbeat_when_due(id);
     }
   }
 }
@@ -222,13 +254,15 @@ void PrimaryReplica::on_message(BackupId from, const Other& message) {
 // What they share.
 
 PrimaryReplica::Backup& PrimaryReplica::backup(BackupId id) {
-  POLLUX_ASSERT(id.value < backups_.size());
-  return backups_[id.value];
+  Backup* found = find(id);
+  POLLUX_ASSERT(found != nullptr);
+  return *found;
 }
 
-const PrimaryReplica::Backup& PrimaryReplica::backup(BackupId id) const {
-  POLLUX_ASSERT(id.value < backups_.size());
-  return backups_[id.value];
+PrimaryReplica::Backup* PrimaryReplica::find(BackupId id) {
+  POLLUX_ASSERT(id < next_backup_);
+  const auto found = backups_.find(id);
+  return found == backups_.end() ? nullptr : &found->second;
 }
 
 bool PrimaryReplica::is_linked(const Backup& backup) {
@@ -274,9 +308,7 @@ void PrimaryReplica::drop(BackupId id, const std::string& reason) {
   backup(id).state = BackupState::kDropped;
   effects_.emplace_back(DropBackup{id, reason});
   start_sync_when_decided();
-  const bool alone = std::ranges::all_of(
-      backups_, [](const Backup& backup) { return backup.state == BackupState::kDropped; });
-  if (alone && mode_ == Mode::kReplicating) {
+  if (alive() == 0 && mode_ == Mode::kReplicating) {
     mode_ = Mode::kUnprotected;
     effects_.emplace_back(Unprotected{});
   }
@@ -284,14 +316,14 @@ void PrimaryReplica::drop(BackupId id, const std::string& reason) {
 }
 
 void PrimaryReplica::start_sync_when_decided() {
-  const bool undecided = std::ranges::any_of(backups_, [](const Backup& backup) {
-    return backup.state == BackupState::kConnecting || backup.state == BackupState::kGreeting;
+  const bool undecided = std::ranges::any_of(backups_, [](const auto& entry) {
+    return entry.second.state == BackupState::kConnecting || entry.second.state == BackupState::kGreeting;
   });
   if (undecided) return;
-  for (std::uint32_t i = 0; i < backups_.size(); ++i) {
-    if (backups_[i].state != BackupState::kWelcomed) continue;
-    backups_[i].state = BackupState::kSyncing;
-    effects_.emplace_back(StartFullSync{{i}});
+  for (auto& [id, backup] : backups_) {
+    if (backup.state != BackupState::kWelcomed) continue;
+    backup.state = BackupState::kSyncing;
+    effects_.emplace_back(StartFullSync{id});
   }
 }
 
@@ -305,7 +337,7 @@ void PrimaryReplica::heartbeat_when_due(BackupId id) {
 EpochId PrimaryReplica::acknowledged_by_all() const {
   if (mode_ == Mode::kUnprotected) return closed_;
   std::optional<EpochId> least;
-  for (const Backup& backup : backups_) {
+  for (const auto& [id, backup] : backups_) {
     if (!counts(backup)) continue;
     const EpochId acked = backup.acked.value_or(EpochId{0});
     least = least ? std::min(*least, acked) : acked;
@@ -338,7 +370,8 @@ void PrimaryReplica::check_invariants() const {
   POLLUX_ASSERT(last_flush_ <= committed_);
   POLLUX_ASSERT(flushed_.size() == closed_.value - committed_.value);
   bool lost = false;
-  for (const Backup& backup : backups_) {
+  for (const auto& [id, backup] : backups_) {
+    POLLUX_ASSERT(!counts(backup) || mode_ == Mode::kReplicating);
     lost |= backup.state == BackupState::kLost;
     POLLUX_ASSERT(!backup.acked || *backup.acked <= closed_);
     POLLUX_ASSERT((backup.state != BackupState::kProtecting) || backup.acked.has_value());
@@ -370,6 +403,7 @@ namespace primary {
 std::string to_string(const Event& event) {
   return std::visit(
       Overloaded{
+          [](const BackupJoined& e) { return fmt::format("BackupJoined({})", e.backup.value); },
           [](const LinkUp& e) { return fmt::format("LinkUp({})", e.backup.value); },
           [](const LinkDown& e) { return fmt::format("LinkDown({}, {})", e.backup.value, e.why); },
           [](const Heard& e) { return fmt::format("Heard({})", e.backup.value); },
@@ -402,6 +436,7 @@ std::string to_string(const Effect& effect) {
           },
           [](const DropBackup& e) { return fmt::format("DropBackup({}, {})", e.backup.value, e.reason); },
           [](const Unprotected&) { return std::string("Unprotected"); },
+          [](const Replicating&) { return std::string("Replicating"); },
           [](const ClaimTerm& e) { return fmt::format("ClaimTerm({})", e.term.value); },
           [](const Fenced& e) { return fmt::format("Fenced({})", e.reason); },
       },

@@ -8,6 +8,7 @@
 // A backup's life:  connecting -LinkUp-> greeting -Welcome-> welcomed -(all decided)-> syncing
 //                   -SyncFinished-> settling -first Ack-> protecting -loss-> lost -TermWon-> dropped, for good;
 //                   settling, too, is left through lost; any before it goes to dropped directly.
+// Backups are those of the configuration, and whoever joins later (BackupJoined).
 //
 // Rules
 //  - StartFullSync comes for all welcomed backups at once, as soon as none is connecting or greeting.
@@ -27,6 +28,9 @@
 //    flushed epochs durably, so that no host that comes back alone lacks more than the last acknowledged flush.
 //  - When the last backup is gone: Unprotected, and every closed epoch is committed at once. No backup holds
 //    their flushes then: Committed says so, and the primary's image must be durable before other outputs leave.
+//  - A primary without backups in its configuration leads its term alone, unprotected from the start.
+//  - Re-protection: who joins while it is unprotected holds up nothing until SyncFinished. From there on it is
+//    required like any other: Replicating, commits wait for it, and its loss needs the next term.
 //  - Heartbeats go out every interval; a backup silent for the timeout is dropped.
 //  - Ack of an epoch that was never closed, that goes backwards, or comes from a backup that is not synced is
 //    a violation; so is any message out of its state. Violations drop the backup with the reason.
@@ -34,6 +38,7 @@
 
 #include <chrono>
 #include <deque>
+#include <map>
 #include <optional>
 #include <ostream>
 #include <string>
@@ -49,14 +54,20 @@ namespace pollux::protocol {
 inline constexpr std::size_t kMaxBackups = 3;
 
 struct PrimaryConfig {
-  Hello hello;              // sent to each backup when its link comes up
-  std::size_t backups = 1;  // 1..kMaxBackups; their ids are 0..backups-1
+  Hello hello;              // sent to each backup when its link comes up; the term is the one it leads in
+  std::size_t backups = 1;  // 0..kMaxBackups; their ids are 0..backups-1
+  EpochId closed;           // where its epochs go on from: a promoted replica continues those of the primary before
   Timing timing;
 };
 
 namespace primary {
 
 // Events.
+// Another backup, in addition to those of the configuration: LinkUp or LinkDown follows. Ids count up and are never
+// used again; at most kMaxBackups are alive (not dropped) at once.
+struct BackupJoined {
+  BackupId backup;
+};
 struct LinkUp {
   BackupId backup;
 };
@@ -99,8 +110,8 @@ struct Stop {
   GoodbyeReason reason = GoodbyeReason::kStopped;
 };
 struct Tick {};
-using Event = std::variant<LinkUp, LinkDown, Heard, SyncFinished, EpochClosed, EpochDurable, TermWon, TermLost,
-                           ArbiterUnreachable, Stop, Tick>;
+using Event = std::variant<BackupJoined, LinkUp, LinkDown, Heard, SyncFinished, EpochClosed, EpochDurable, TermWon,
+                           TermLost, ArbiterUnreachable, Stop, Tick>;
 
 // Effects.
 struct Send {
@@ -134,6 +145,10 @@ struct DropBackup {
 struct Unprotected {
   bool operator==(const Unprotected&) const = default;
 };
+// It was unprotected, and a backup's sync is finished: outputs of every epoch closed from here on are held again.
+struct Replicating {
+  bool operator==(const Replicating&) const = default;
+};
 // Ask the arbiter for this term and answer by TermWon, TermLost or ArbiterUnreachable.
 struct ClaimTerm {
   Term term;
@@ -146,7 +161,7 @@ struct Fenced {
   bool operator==(const Fenced&) const = default;
 };
 using Effect =
-    std::variant<Send, StartFullSync, Protected, Committed, DropBackup, Unprotected, ClaimTerm, Fenced>;
+    std::variant<Send, StartFullSync, Protected, Committed, DropBackup, Unprotected, Replicating, ClaimTerm, Fenced>;
 
 [[nodiscard]] std::string to_string(const Event& event);
 [[nodiscard]] std::string to_string(const Effect& effect);
@@ -172,6 +187,8 @@ class PrimaryReplica {
 
   [[nodiscard]] std::size_t backups() const { return backups_.size(); }
   [[nodiscard]] BackupState state(BackupId backup) const;
+  [[nodiscard]] std::size_t alive() const;    // backups that are not dropped
+  [[nodiscard]] BackupId next_backup() const { return next_backup_; }  // the id of the next to join
   [[nodiscard]] bool required(BackupId backup) const;  // settling or protecting: it is sent epoch records
   [[nodiscard]] EpochId committed() const { return committed_; }
   [[nodiscard]] EpochId closed() const { return closed_; }
@@ -198,6 +215,7 @@ class PrimaryReplica {
     std::optional<TimePoint> retry_at;
   };
 
+  void on(const primary::BackupJoined& event);
   void on(const primary::LinkUp& event);
   void on(const primary::LinkDown& event);
   void on(const primary::Heard& event);
@@ -219,7 +237,7 @@ class PrimaryReplica {
   void on_message(BackupId from, const Other& message);
 
   Backup& backup(BackupId id);
-  [[nodiscard]] const Backup& backup(BackupId id) const;
+  Backup* find(BackupId id);  // null: dropped, and forgotten since
   [[nodiscard]] static bool is_linked(const Backup& backup);
   [[nodiscard]] static bool is_required(const Backup& backup);
   [[nodiscard]] static bool counts(const Backup& backup);  // commits wait for it
@@ -235,7 +253,8 @@ class PrimaryReplica {
   void check_invariants() const;
 
   PrimaryConfig config_;
-  std::vector<Backup> backups_;
+  std::map<BackupId, Backup> backups_;  // the dropped are forgotten when the next joins
+  BackupId next_backup_;
   Mode mode_ = Mode::kReplicating;
   Term term_;                   // the one it leads in
   std::optional<Claim> claim_;  // as long as a backup is lost

@@ -14,7 +14,7 @@ namespace pollux::protocol {
 // The state machines read no clock: this is handed in.
 using TimePoint = std::chrono::steady_clock::time_point;
 
-// 0 is the state at the end of full sync; the first protected epoch is 1.
+// 0 is the state at the end of the first full sync; the first protected epoch is 1.
 struct EpochId {
   std::uint64_t value = 0;
   auto operator<=>(const EpochId&) const = default;
@@ -40,7 +40,7 @@ struct DiskId {
   auto operator<=>(const DiskId&) const = default;
 };
 
-// One of the primary's backups, by its index in the primary's configuration.
+// One of the primary's backups: those of its configuration by their index, then those that join, counting up.
 struct BackupId {
   std::uint32_t value = 0;
   auto operator<=>(const BackupId&) const = default;

@@ -70,7 +70,12 @@ class Errors(unittest.TestCase):
         self.refused("--timeout-ms", *primary, "--backup", "h:1", *keys, "--timeout-ms", "99999999999")
         self.refused("no backup could be reached", *primary, "--backup", "127.0.0.1:1", *keys,
                      "--connect-timeout-ms", "300", code=1)
+        self.refused("expected --backup, --listen or both", *primary, *keys)
+        self.refused("--listen", *primary, "--listen", "nowhere", *keys)
         self.refused("--listen", "backup", "--listen", "nowhere", *keys)
+        self.refused("expected --listen, --join or both", "backup", *keys)
+        self.refused("--join", "backup", "--join", "nowhere", *keys)
+        self.refused("--epoch-ms", "backup", "--join", "127.0.0.1:1", *keys, "--epoch-ms", "0")
         self.refused("--timeline", "backup", "--listen", "127.0.0.1:0", *keys, "--timeline", "/missing/file")
 
     def test_arbiter(self):

@@ -201,7 +201,7 @@ TEST_F(FullSyncTest, ADiskWrittenMeanwhileIsTheSameOnBothHostsInTheEnd) {
 // sync no more.
 TEST_F(FullSyncTest, ADiskThatCannotBeReadCostsTheBackupNotTheGuest) {
   protocol::Listener listener({"127.0.0.1", 0}, *backup_key_, {primary_key_->public_key()});
-  primary::Shipper shipper(
+  const auto shipper = std::make_shared<primary::Shipper>(
       protocol::Link::connect({"127.0.0.1", listener.port()}, *primary_key_, backup_key_->public_key()));
   primary::HoldingGate gate(*primary_disk_.backends, 1 << 20,
                             {.durable = [](protocol::EpochId) {}, .image_failed = [](const std::string&) {}});
@@ -212,7 +212,7 @@ TEST_F(FullSyncTest, ADiskThatCannotBeReadCostsTheBackupNotTheGuest) {
   machine->resume();
   auto sync = std::make_unique<primary::FullSync>(
       *machine, *primary_disk_.backends, gate, pool, mailbox, statistics,
-      std::vector<primary::SyncTarget>{{{0}, &shipper}}, [](protocol::BackupId) {});
+      std::vector<primary::SyncTarget>{{{0}, shipper}}, protocol::EpochId{}, [](protocol::BackupId) {});
   primary_disk_.image->fail(DiskCall::kRead);
   const auto backup = listener.accept(10s);
   ASSERT_NE(backup, nullptr);

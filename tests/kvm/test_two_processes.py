@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""A primary and a backup as two processes on this host: who goes on when one of them stands still, or both live but
-cannot tell."""
+"""A primary and a backup as processes on this host: who goes on when one of them stands still, or both live but cannot
+tell; and how a machine that lost its backup gets another."""
 import os
 import re
 import signal
@@ -98,6 +98,94 @@ class TwoProcesses(unittest.TestCase):
         self.assertRegex((self.folder / "backup").read_text(), "fenced: |dropped: |silent for")
         self.assertNotIn("failover", (self.folder / "backup").read_text())
         self.primary.send_signal(signal.SIGCONT)
+
+    # Re-protection. Hosts are a and b: each has its key and its port, and knows the other's.
+
+    def host_words(self, host: str) -> tuple[str, ...]:
+        own, other = self.folder / host, self.folder / ("b" if host == "a" else "a")
+        return ("--key", str(own), "--peer-key", f"{other}.pub", "--listen", f"127.0.0.1:{self.ports[host]}",
+                "--arbiter", self.arbiter, "--heartbeat-ms", "50", "--timeout-ms", "2000")
+
+    def start_primary_alone(self):
+        self.ports = dict(zip("ab", free_ports(2)))
+        self.arbiter = self.file_arbiter()
+        primary = self.start("primary", "primary", *self.host_words("a"), "--kernel", GUEST, "--memory", "64M",
+                             "--console", "none")
+        self.wait_for("primary", "backups may join")
+        return primary
+
+    def join(self, log: str, host: str) -> subprocess.Popen:
+        other = "b" if host == "a" else "a"
+        return self.start(log, "backup", "--join", f"127.0.0.1:{self.ports[other]}", *self.host_words(host))
+
+    def claims(self) -> list[int]:
+        return sorted(int(path.name.rsplit(".", 1)[1]) for path in (self.folder / "claims").glob("[0-9a-f]*.*"))
+
+    def test_the_machine_moves_from_host_to_host_and_is_protected_again_each_time(self):
+        leader, led_by = self.start_primary_alone(), "primary"
+        for term, host in enumerate("baba", start=2):
+            log = f"{host}-{term}"
+            follower = self.join(log, host)
+            self.wait_for(led_by, r"backup \d+: protecting")
+            leader.kill()
+            leader.wait()
+            self.wait_for(log, "runs unprotected now")
+            self.assertEqual(self.claims(), list(range(1, term + 1)))
+            leader, led_by = follower, log
+        leader.terminate()
+        self.assertEqual(leader.wait(30), 128 + signal.SIGTERM)
+
+    def test_a_backup_that_starts_first_joins_when_the_primary_comes_up(self):
+        self.ports = dict(zip("ab", free_ports(2)))
+        self.arbiter = "none"
+        backup = self.join("backup", "b")
+        self.wait_for("backup", "trying again")
+        self.start("primary", "primary", *self.host_words("a"), "--kernel", GUEST, "--memory", "64M", "--console", "none")
+        self.wait_for("primary", "protecting")
+        backup.terminate()
+        self.assertEqual(backup.wait(30), 128 + signal.SIGTERM)
+        self.wait_for("primary", "goes on unprotected")
+        self.join("again", "b")
+        self.wait_for("primary", "backup 1: protecting")
+
+    def test_a_joiner_that_dies_in_its_sync_costs_nothing(self):
+        primary = self.start_primary_alone()
+        for attempt in range(3):
+            joiner = self.join(f"joiner-{attempt}", "b")
+            self.wait_for(f"joiner-{attempt}", "full sync begins")
+            joiner.kill()
+            joiner.wait()
+        self.assertIsNone(primary.poll())
+        self.join("last", "b")
+        self.wait_for("primary", r"backup \d+: protecting")
+        self.wait_for("last", "full sync complete")
+
+    def test_a_second_joiner_waits_until_the_first_is_lost(self):
+        self.start_primary_alone()
+        first = self.join("first", "b")
+        self.wait_for("primary", "protecting")
+        second = self.start("second", "backup", "--join", f"127.0.0.1:{self.ports['a']}", "--key",
+                            str(self.folder / "b"), "--peer-key", str(self.folder / "a.pub"), "--arbiter", self.arbiter)
+        self.wait_for("second", "turned away: the machine is protected")
+        time.sleep(2)  # it asks several times, and each side says so once
+        self.assertEqual((self.folder / "second").read_text().count("turned away"), 1)
+        self.assertEqual((self.folder / "primary").read_text().count("turned away"), 1)
+        first.kill()
+        self.wait_for("primary", "backup 1: protecting")
+        self.assertIsNone(second.poll())
+
+    def test_a_stranger_does_not_join(self):
+        self.start_primary_alone()
+        subprocess.run([POLLUX, "keygen", self.folder / "c"], check=True, stdout=subprocess.DEVNULL)
+        stranger = self.start("stranger", "backup", "--join", f"127.0.0.1:{self.ports['a']}", "--key",
+                              str(self.folder / "c"), "--peer-key", str(self.folder / "a.pub"), "--arbiter", "none")
+        self.wait_for("stranger", "trying again")
+        stranger.kill()
+        stranger.wait()
+        self.wait_for("primary", "dropped a connection from .*: the peer's key is not accepted here")
+        self.assertNotIn("joins", (self.folder / "primary").read_text())
+        self.join("friend", "b")
+        self.wait_for("primary", "backup 0: protecting")
 
     def start_etcd(self) -> subprocess.Popen:
         client, peer = f"http://127.0.0.1:{self.etcd_ports[0]}", f"http://127.0.0.1:{self.etcd_ports[1]}"

@@ -284,6 +284,24 @@ TEST_F(BackupScript, ADroppedBackupEndsWithTheReason) {
             (Lines{"End(failed, the primary said goodbye: dropped: silent for 1000 ms)"}));
 }
 
+TEST_F(BackupScript, ABackupTurnedAwayBeforeHelloMayComeAgain) {
+  start();
+  step(LinkUp{});
+  EXPECT_EQ(receive(Goodbye{GoodbyeReason::kDropped, "it is protected"}),
+            (Lines{"Disconnect(turned away: it is protected)"}));
+  EXPECT_EQ(backup_->state(), State::kIdle);
+  step(LinkUp{});
+  EXPECT_EQ(receive(Goodbye{GoodbyeReason::kPoweredOff, {}}),
+            (Lines{"End(the primary said goodbye: powered off)"}));
+}
+
+TEST_F(BackupScript, TwoBackupsDoNotWaitForEachOther) {
+  start();
+  step(LinkUp{});
+  EXPECT_EQ(receive(Heartbeat{1}), (Lines{"Disconnect(the other side is no primary yet)"}));
+  EXPECT_EQ(backup_->state(), State::kIdle);
+}
+
 TEST_F(BackupScript, AStoppedBackupSaysGoodbye) {
   protect();
   open(1);

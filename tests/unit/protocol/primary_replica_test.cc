@@ -21,6 +21,12 @@ class PrimaryScript : public ::testing::Test {
   }
 
   void start(std::size_t backups) { primary_.emplace(config(backups)); }
+  // A promoted replica: it leads term 4 alone, and its epochs go on from 30.
+  void promote() {
+    PrimaryConfig promoted = config(0);
+    promoted.closed = {30};
+    primary_.emplace(promoted);
+  }
 
   Lines step(const Event& event) { return lines(primary_->step(event, clock_.now())); }
   Lines receive(std::uint32_t from, const Message& message) {
@@ -449,6 +455,146 @@ TEST_F(PrimaryScript, StopWhileClaimingReachesTheLostToo) {
             (Lines{"Send(0, Goodbye(powered off))", "Send(1, Goodbye(powered off))"}));
   EXPECT_EQ(won(5), Lines{});
   EXPECT_EQ(primary_->next_deadline(), std::nullopt);
+}
+
+// Re-protection.
+
+TEST_F(PrimaryScript, AloneFromTheStartItIsUnprotectedAndHoldsNothing) {
+  promote();
+  EXPECT_TRUE(primary_->unprotected());
+  EXPECT_EQ(primary_->next_deadline(), std::nullopt);
+  EXPECT_EQ(step(Tick{}), Lines{});
+  EXPECT_EQ(close(31), (Lines{"Committed(31)"}));
+  EXPECT_EQ(close(32, true), (Lines{"Committed(32, durable first)"}));
+}
+
+TEST_F(PrimaryScript, AJoinerMakesAPromotedReplicaProtected) {
+  promote();
+  close(31);
+  EXPECT_EQ(step(BackupJoined{{0}}), Lines{});
+  EXPECT_EQ(primary_->state({0}), State::kConnecting);
+  EXPECT_EQ(step(LinkUp{{0}}), (Lines{std::string("Send(0, ") + kHello + ")"}));
+  EXPECT_EQ(welcome(0), (Lines{"StartFullSync(0)"}));
+  // Its sync holds up nothing.
+  EXPECT_EQ(close(32), (Lines{"Committed(32)"}));
+  EXPECT_TRUE(primary_->unprotected());
+  EXPECT_EQ(step(SyncFinished{{0}, {32}}), (Lines{"Replicating"}));
+  EXPECT_FALSE(primary_->unprotected());
+  EXPECT_TRUE(primary_->required({0}));
+  EXPECT_EQ(close(33), Lines{});
+  EXPECT_EQ(ack(0, 32), (Lines{"Protected(0)"}));
+  EXPECT_EQ(ack(0, 33), (Lines{"Committed(33)"}));
+}
+
+TEST_F(PrimaryScript, ALostJoinerNeedsTheNextTerm) {
+  promote();
+  step(BackupJoined{{0}});
+  step(LinkUp{{0}});
+  welcome(0);
+  step(SyncFinished{{0}, {30}});
+  close(31);
+  EXPECT_EQ(link_down(0), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(close(32), Lines{});
+  EXPECT_EQ(won(5), (Lines{"DropBackup(0, x)", "Unprotected", "Committed(32)"}));
+}
+
+TEST_F(PrimaryScript, AJoinerLostBeforeItsSyncEndedIsDroppedAndTheNextMayCome) {
+  promote();
+  step(BackupJoined{{0}});
+  EXPECT_EQ(step(LinkDown{{0}, "never came up"}), (Lines{"DropBackup(0, never came up)"}));
+  step(BackupJoined{{1}});
+  step(LinkUp{{1}});
+  EXPECT_EQ(receive(1, Refuse{"no"}), (Lines{"DropBackup(1, refused: no)"}));
+  step(BackupJoined{{2}});
+  step(LinkUp{{2}});
+  welcome(2);
+  EXPECT_EQ(link_down(2), (Lines{"DropBackup(2, x)"}));
+  EXPECT_EQ(close(31), (Lines{"Committed(31)"}));
+  EXPECT_EQ(step(BackupJoined{{3}}), Lines{});
+  EXPECT_EQ(primary_->alive(), 1);
+  // What is still said of those who are forgotten changes nothing.
+  EXPECT_EQ(step(SyncFinished{{2}, {31}}), Lines{});
+  EXPECT_EQ(step(LinkDown{{2}, "again"}), Lines{});
+  EXPECT_EQ(step(Heard{{1}, clock_.now()}), Lines{});
+  EXPECT_EQ(ack(0, 31), Lines{});
+  EXPECT_EQ(primary_->state({2}), State::kDropped);
+  EXPECT_TRUE(primary_->unprotected());
+}
+
+TEST_F(PrimaryScript, ProtectionComesAndGoesAndEpochsAndTermsGoOn) {
+  protect(1);
+  close(1, true);
+  ack(0, 1);
+  durable(1);
+  link_down(0);
+  EXPECT_EQ(won(5), (Lines{"DropBackup(0, x)", "Unprotected"}));
+  close(2);
+  for (std::uint32_t id = 1; id < 5; ++id) {
+    SCOPED_TRACE(id);
+    const std::uint64_t term = 4 + id;
+    EXPECT_EQ(step(BackupJoined{{id}}), Lines{});
+    EXPECT_EQ(step(LinkUp{{id}}).at(0).find("term " + std::to_string(term) + ",") == std::string::npos, false);
+    EXPECT_EQ(receive(id, Welcome{1, {term}, {}}), (Lines{"StartFullSync(" + std::to_string(id) + ")"}));
+    const std::uint64_t epoch = primary_->closed().value;
+    EXPECT_EQ(step(SyncFinished{{id}, {epoch}}), (Lines{"Replicating"}));
+    EXPECT_EQ(ack(id, epoch), (Lines{"Protected(" + std::to_string(id) + ")"}));
+    EXPECT_EQ(close(epoch + 1), Lines{});
+    EXPECT_EQ(ack(id, epoch + 1), (Lines{"Committed(" + std::to_string(epoch + 1) + ")"}));
+    EXPECT_EQ(link_down(id), (Lines{"ClaimTerm(" + std::to_string(term + 1) + ")"}));
+    EXPECT_EQ(won(term + 1).back(), "Unprotected");
+  }
+}
+
+TEST_F(PrimaryScript, AFlushLetOutAloneMustBeDurableBeforeTheNextIsCommittedWithAJoiner) {
+  promote();
+  EXPECT_EQ(close(31, true), (Lines{"Committed(31, durable first)"}));
+  step(BackupJoined{{0}});
+  step(LinkUp{{0}});
+  welcome(0);
+  step(SyncFinished{{0}, {31}});
+  close(32, true);
+  EXPECT_EQ(ack(0, 32), (Lines{"Protected(0)"}));
+  EXPECT_EQ(durable(31), (Lines{"Committed(32)"}));
+}
+
+TEST_F(PrimaryScript, WhoJoinsAProtectedMachineCountsFromItsOwnSyncOn) {
+  protect(1);
+  close(1);
+  ack(0, 1);
+  step(BackupJoined{{1}});
+  step(LinkUp{{1}});
+  EXPECT_EQ(welcome(1), (Lines{"StartFullSync(1)"}));
+  close(2);
+  EXPECT_EQ(ack(0, 2), (Lines{"Committed(2)"}));
+  EXPECT_EQ(step(SyncFinished{{1}, {2}}), Lines{});
+  close(3);
+  EXPECT_EQ(ack(0, 3), Lines{});
+  EXPECT_EQ(ack(1, 3), (Lines{"Protected(1)", "Committed(3)"}));
+}
+
+TEST_F(PrimaryScript, NobodyJoinsAFencedOrStoppedPrimary) {
+  protect(1);
+  link_down(0);
+  lost(5);
+  EXPECT_EQ(step(BackupJoined{{1}}), Lines{});
+  EXPECT_EQ(step(LinkUp{{1}}), Lines{});
+  EXPECT_EQ(primary_->state({1}), State::kDropped);
+  promote();
+  step(Stop{});
+  EXPECT_EQ(step(BackupJoined{{0}}), Lines{});
+  EXPECT_EQ(step(LinkUp{{0}}), Lines{});
+}
+
+TEST_F(PrimaryScript, BackupIdsCountUpAndFewAreAlive) {
+  promote();
+  EXPECT_DEATH(step(BackupJoined{{1}}), "invariant");
+  for (std::uint32_t id = 0; id < kMaxBackups; ++id) step(BackupJoined{{id}});
+  EXPECT_DEATH(step(BackupJoined{{0}}), "invariant");
+  EXPECT_DEATH(step(BackupJoined{{kMaxBackups}}), "invariant");
+  step(LinkDown{{1}, "x"});
+  step(BackupJoined{{kMaxBackups}});
+  EXPECT_EQ(primary_->alive(), kMaxBackups);
+  EXPECT_DEATH((void)primary_->state({kMaxBackups + 1}), "invariant");
 }
 
 TEST_F(PrimaryScript, EventsOutOfOrderAreABug) {

@@ -1,5 +1,6 @@
 // Whatever a peer says, and in whatever order, the machines' invariants hold: a violation ends the
 // protection, never the process. The engine around each machine behaves; seeds are printed with a failure.
+#include <algorithm>
 #include <deque>
 #include <optional>
 #include <random>
@@ -115,9 +116,10 @@ void run_primary(std::uint64_t seed) {
   Random random(seed);
   Clock clock;
   PrimaryConfig config;
-  config.backups = 1 + random.below(kMaxBackups);
+  config.backups = random.below(kMaxBackups + 1);
+  config.closed = {random.below(3)};
   PrimaryReplica machine(config);
-  EpochId committed;
+  EpochId committed = config.closed;
   std::vector<BackupId> to_sync;
   std::optional<Term> claimed;
   const auto take = [&](const PrimaryReplica::Effects& effects) {
@@ -137,7 +139,14 @@ void run_primary(std::uint64_t seed) {
   for (std::uint32_t b = 0; b < config.backups; ++b) take(machine.step(primary::LinkUp{{b}}, clock.now()));
   for (int i = 0; i < 200; ++i) {
     clock.advance(std::chrono::milliseconds(random.below(20)));
-    const BackupId from{static_cast<std::uint32_t>(random.below(config.backups))};
+    if ((machine.next_backup().value == 0 || random.chance(20)) && machine.alive() < kMaxBackups) {
+      const BackupId joiner = machine.next_backup();
+      take(machine.step(primary::BackupJoined{joiner}, clock.now()));
+      ASSERT_EQ(machine.next_backup().value, joiner.value + 1);
+      if (!random.chance(5)) take(machine.step(primary::LinkUp{joiner}, clock.now()));
+      continue;
+    }
+    const BackupId from{static_cast<std::uint32_t>(random.below(machine.next_backup().value))};
     if (claimed && random.chance(4)) {
       const Term term = *std::exchange(claimed, std::nullopt);
       const std::uint64_t answer = random.below(8);
@@ -147,7 +156,13 @@ void run_primary(std::uint64_t seed) {
     } else if (!to_sync.empty() && random.chance(3)) {
       const BackupId synced = to_sync.back();
       to_sync.pop_back();
-      take(machine.step(primary::SyncFinished{synced, machine.closed()}, clock.now()));
+      const bool unprotected = machine.unprotected();
+      const bool dropped = machine.state(synced) == PrimaryReplica::BackupState::kDropped;
+      const auto effects = machine.step(primary::SyncFinished{synced, machine.closed()}, clock.now());
+      const bool replicating = std::ranges::count(effects, primary::Effect(primary::Replicating{})) == 1;
+      ASSERT_EQ(replicating, unprotected && !dropped);
+      ASSERT_EQ(machine.unprotected(), unprotected && dropped);
+      take(effects);
     } else if (random.chance(4)) {
       take(machine.step(primary::EpochClosed{machine.closed().next(), random.chance(3)}, clock.now()));
     } else if (random.chance(6)) {

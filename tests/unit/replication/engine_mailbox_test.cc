@@ -84,10 +84,11 @@ TEST_F(EngineMailboxTest, AWaitForACommitEndsWithItsTime) {
 }
 
 TEST_F(EngineMailboxTest, ASyncIsAskedForOnceAndNotOfADroppedBackup) {
-  mailbox_.start_full_sync(kFirst);
-  mailbox_.start_full_sync(kSecond);
+  mailbox_.start_full_sync({{kFirst, nullptr}, {kSecond, nullptr}});
   mailbox_.dropped(kFirst);
-  EXPECT_EQ(mailbox_.take_sync_requests(), std::vector{kSecond});
+  const std::vector<SyncTarget> requests = mailbox_.take_sync_requests();
+  ASSERT_EQ(requests.size(), 1u);
+  EXPECT_EQ(requests.front().backup, kSecond);
   EXPECT_TRUE(mailbox_.take_sync_requests().empty());
 }
 

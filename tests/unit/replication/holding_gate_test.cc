@@ -334,6 +334,44 @@ TEST_F(HoldingGateTest, AfterAbandonNoCallbackComes) {
   EXPECT_EQ(durable_, durable_then);
 }
 
+TEST_F(HoldingGateTest, ProtectionComesAndGoes) {
+  BlockTracker tracker;
+  std::vector<Bytes> expected;
+  for (unsigned char round = 0; round < 3; ++round) {
+    SCOPED_TRACE(int{round});
+    const auto value = [&](unsigned char n) { return static_cast<unsigned char>(16 * round + n); };
+    gate_->track_writes(&tracker);
+    EXPECT_TRUE(gate_->write(kDisk, 0, sectors(1, value(1))));
+    EXPECT_EQ(image_at(0, 512), sectors(1, value(1)));
+    EXPECT_EQ(tracker.take().size(), 1u);
+    gate_->hold();
+    gate_->track_writes(nullptr);
+    EXPECT_TRUE(gate_->write(kDisk, 0, sectors(1, value(2))));
+    EXPECT_TRUE(gate_->transmit(kNic, sectors(1, value(3))));
+    EXPECT_TRUE(gate_->flush(kDisk));
+    EXPECT_EQ(frames_, expected);
+    EXPECT_EQ(image_at(0, 512), sectors(1, value(1)));
+    EXPECT_EQ(guest_reads(0, 512), sectors(1, value(2)));
+    const std::uint64_t epoch = 2 * round + 1u;
+    gate_->seal(EpochId{epoch});
+    gate_->release(EpochId{epoch});
+    EXPECT_TRUE(gate_->transmit(kNic, sectors(1, value(4))));
+    EXPECT_TRUE(gate_->flush(kDisk));
+    gate_->seal(EpochId{epoch + 1});
+    gate_->console(vmm::kSerialConsole, sectors(1, value(5)));
+    gate_->pass();
+    expected.push_back(sectors(1, value(3)));
+    expected.push_back(sectors(1, value(4)));
+    EXPECT_EQ(frames_, expected);
+    EXPECT_EQ(image_at(0, 512), sectors(1, value(2)));
+    EXPECT_EQ(console_.size(), 512u * (round + 1u));
+    EXPECT_EQ(gate_->held_bytes(), 0u);
+    // Told by the image writer's thread, after what waits for it has gone on.
+    for (int i = 0; i < 1000 && durable_ != epoch + 1; ++i) std::this_thread::sleep_for(1ms);
+    EXPECT_EQ(durable_, epoch + 1);
+  }
+}
+
 TEST_F(HoldingGateTest, NotesTheBlocksWrittenDuringFullSync) {
   BlockTracker tracker;
   gate_->track_writes(&tracker);

@@ -275,7 +275,7 @@ class ReplicationSessionTest : public ::testing::Test {
           << "page " << i;
     }
     expect_disk_is(expected);
-    EXPECT_EQ(session_->image().state(), expected.state);
+    EXPECT_EQ(session_->image().take_state(), expected.state);
   }
   void expect_disk_is(const Contents& expected) const {
     const Bytes disk = testing::contents_of(disk_path_);
