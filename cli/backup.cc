@@ -33,6 +33,7 @@ struct BackupCommand {
   std::uint64_t timeout_ms = 1000;
   std::uint64_t heartbeat_ms = 100;
   std::string staging = "4G";
+  std::string primary_staging = "256M";
   std::string timeline;
 };
 
@@ -60,6 +61,8 @@ primary::PrimaryOptions to_primary_options(const BackupCommand& command, const p
   options.silence_timeout = std::chrono::milliseconds(command.timeout_ms);
   options.heartbeat_interval = std::chrono::milliseconds(command.heartbeat_ms);
   options.claim = claim;
+  options.staging_bytes = parse_size("--primary-staging", command.primary_staging);
+  if (options.staging_bytes < kSmallestBuffer) throw UsageError("--primary-staging: expected at least 4M");
   command.protection.apply_to(options);
   return options;
 }
@@ -134,6 +137,8 @@ void add_backup(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   command->add_option("--heartbeat-ms", options->heartbeat_ms, "interval of heartbeats")->capture_default_str();
   command->add_option("--staging", options->staging, "memory for records that are not yet applied; more than the guest's RAM")->capture_default_str();
+  command->add_option("--primary-staging", options->primary_staging, "once promoted: memory for page copies on their way to a backup; taken when one joins")
+      ->capture_default_str();
   command->add_option("--timeline", options->timeline, "write the failover's timeline to this JSON file")->type_name("FILE");
   options->protection.add_to(*command);
   options->arbiter.add_to(*command);

@@ -130,15 +130,14 @@ void ReplicaDriver::run() {
 }
 
 void ReplicaDriver::step_links(bool activity, bool stalled, TimePoint turn) {
-  for (BackupId id{0}; id < replica_.next_backup(); ++id.value) {
-    const auto found = peers_.lower_bound(id);
-    if (found == peers_.end()) return;
-    id = found->first;
-    // What follows may drop it.
-    const std::shared_ptr<Shipper> shipper = found->second.shipper;
+  // Any step may drop any of them.
+  for (auto at = peers_.begin(); at != peers_.end();) {
+    const BackupId id = at->first;
+    const std::shared_ptr<Shipper> shipper = at->second.shipper;
     if (activity) receive_from(id);
     const TimePoint heard = stalled ? turn : shipper->link().last_received();
     handle(replica_.step(event::Heard{id, heard}, now()));
+    at = peers_.upper_bound(id);
   }
 }
 
@@ -153,6 +152,7 @@ void ReplicaDriver::admit_joiners() {
 
 // One at a time, and only while the machine is unprotected: a full sync needs the epochs to stand still.
 void ReplicaDriver::admit(std::unique_ptr<protocol::Link> link) {
+  if (!link->is_up()) return;  // it did not wait
   if (!replica_.unprotected()) return turn_away(std::move(link), "the machine is protected, or was a moment ago");
   if (replica_.alive() > 0) return turn_away(std::move(link), "another backup is joining");
   const BackupId id = replica_.next_backup();

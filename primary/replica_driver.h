@@ -44,7 +44,7 @@ class ReplicaDriver {
                 EngineMailbox& mailbox, Statistics& statistics, Callbacks callbacks, protocol::Claim claim);
   ~ReplicaDriver();
 
-  // Begins: backups without a link are reported down. Not before everything on_commit needs exists.
+  // Begins: backups without a link are reported down. Not before everything the callbacks need exists.
   void start();
   // Thread safe.
   void post(protocol::primary::Event event);
@@ -73,7 +73,6 @@ class ReplicaDriver {
   void admit_joiners();
   void admit(std::unique_ptr<protocol::Link> link);
   void turn_away(std::unique_ptr<protocol::Link> link, const std::string& why);
-  void add(protocol::BackupId backup, std::unique_ptr<protocol::Link> link);
   void listen_to(Shipper& shipper);
   void let_leave(std::shared_ptr<Shipper> shipper);
   void receive_from(protocol::BackupId backup);
