@@ -23,6 +23,7 @@ import test_vm
 from lab import CLIENT_IP, Host, Lab, LabError, guest_cmdline, wait_until
 from local_host import LocalHost
 
+needs_kvm = unittest.skipUnless(os.access("/dev/kvm", os.R_OK | os.W_OK), "/dev/kvm does not open")
 INTEL, AMD, NEITHER = "fpu vmx sse", "fpu svm sse", "fpu svm_lock hypervisor"
 
 
@@ -202,7 +203,7 @@ class OnThisMachine(unittest.TestCase):
         self.addCleanup(again.power_off)
         again.run("true")
 
-    @unittest.skipUnless(os.access("/dev/kvm", os.R_OK | os.W_OK), "no /dev/kvm")
+    @needs_kvm
     def test_a_guest_ends_with_its_host(self):
         """A stock kernel, of which even a software KVM carries out the beginning."""
         words = guest_cmdline(f"mark={os.getpid()}")
@@ -231,6 +232,7 @@ class ProgramKilled(unittest.TestCase):
         wait_until(lambda: not living(mark), 10, "the end of the sleeps")
 
 
+@needs_kvm
 class BadInput(test_vm.OneHost):
     """The part of test_vm.py that boots nothing, on this machine."""
 
