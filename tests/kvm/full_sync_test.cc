@@ -102,7 +102,7 @@ class FullSyncTest : public ::testing::Test {
     if (backup_end_.valid()) {
       const backup::BackupEnd end = backup_end_.get();
       EXPECT_FALSE(end.failed) << end.reason;
-      EXPECT_FALSE(end.machine.has_value());
+      EXPECT_FALSE(end.promotion.has_value());
     }
   }
 

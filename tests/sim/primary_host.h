@@ -68,6 +68,7 @@ class PrimaryHost : public Host {
   void carry_out(const protocol::primary::Committed& effect);
   void carry_out(const protocol::primary::DropBackup& effect);
   void carry_out(const protocol::primary::Unprotected&);
+  void carry_out(const protocol::primary::Replicating&) { alone_ = false; }
   void carry_out(const protocol::primary::ClaimTerm& effect);
   void carry_out(const protocol::primary::Fenced& effect);
 
