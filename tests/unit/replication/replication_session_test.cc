@@ -768,7 +768,7 @@ TEST_F(ReplicationSessionTest, ABadFullSyncEndsTheSession) {
 // own.
 TEST_F(ReplicationSessionTest, WithFullStagingMemoryItStopsReceivingAndThenGoesOn) {
   constexpr std::uint64_t kFitting = kStagingBytes / (16 * kDiskBytes);
-  constexpr std::uint64_t kQueuedWrites = 16 + 16;  // the two links' queues; the kernel's, amply
+  constexpr std::uint64_t kQueuedWrites = 16 + 48;  // the two links' queues; the kernel's, whose buffers grow at will
   constexpr auto kSilenceTimeout = 2s;
   restart({kHeartbeatInterval, kSilenceTimeout});
   const Heart heart(*primary_);
@@ -786,7 +786,7 @@ TEST_F(ReplicationSessionTest, WithFullStagingMemoryItStopsReceivingAndThenGoesO
     large_epoch(16);
     expect_ack(epoch);
   }
-  auto sending = std::async(std::launch::async, [&] { large_epoch(2 * kQueuedWrites); });
+  auto sending = std::async(std::launch::async, [&] { large_epoch(kQueuedWrites + 40); });
   expect_only_heartbeats(2 * kSilenceTimeout / kHeartbeatInterval);
   EXPECT_LE(writes_sent, kQueuedWrites);
   image_->let_all_go();
