@@ -205,6 +205,9 @@ class ReplicationSessionTest : public ::testing::Test {
   // Up to the acknowledgement of the full sync: protected.
   void protect() {
     greet();
+    sync();
+  }
+  void sync() {
     sync_memory();
     sync_disk();
     end_sync();
@@ -501,8 +504,9 @@ TEST_F(ReplicationSessionTest, AHostThatCannotRunTheMachineSaysSoWhileThePrimary
 TEST_F(ReplicationSessionTest, ASilentPrimaryIsLost) {
   restart({kHeartbeatInterval, 1s});
   {
+    greet();  // the first that a backup may hear
     const Heart heart(*primary_);
-    protect();
+    sync();
     small_epoch(false);
     expect_ack(1);
     expect_only_heartbeats();
@@ -771,8 +775,9 @@ TEST_F(ReplicationSessionTest, WithFullStagingMemoryItStopsReceivingAndThenGoesO
   constexpr std::uint64_t kQueuedWrites = 16 + 48;  // the two links' queues; the kernel's, whose buffers grow at will
   constexpr auto kSilenceTimeout = 2s;
   restart({kHeartbeatInterval, kSilenceTimeout});
+  greet();  // the first that a backup may hear
   const Heart heart(*primary_);
-  protect();
+  sync();
   image_->hold(DiskCall::kWrite);
   std::atomic<std::uint64_t> writes_sent = 0;
   const auto large_epoch = [&](std::uint64_t writes) {
