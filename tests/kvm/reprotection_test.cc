@@ -184,6 +184,25 @@ TEST_F(Reprotection, ThreeTimesThereAndBackTheComputationEndsAsIfNothingHadHappe
   EXPECT_EQ(terms_claimed(), 7);
 }
 
+// One primary is protected again and again: outputs held and let out, dirty tracking begun afresh, a term for each loss.
+TEST_F(Reprotection, ProtectionComesAndGoes) {
+  const Computation computation = computation_of(15s, 2000);
+  auto expected = std::async(std::launch::async, [&] { return undisturbed_checksum(computation); });
+  const std::unique_ptr<ReplicaProcess> leader = lead(0, computation);
+  for (int loss = 0; loss < 3; ++loss) {
+    const std::unique_ptr<ReplicaProcess> lost = join(1);
+    ASSERT_TRUE(leader->wait_for("protected"));
+    lost->kill();
+    ASSERT_TRUE(leader->wait_for("unprotected"));
+  }
+  const std::unique_ptr<ReplicaProcess> follower = join(1);
+  ASSERT_TRUE(leader->wait_for("protected"));
+  leader->kill();
+  EXPECT_TRUE(follower->wait_for("promoted"));
+  EXPECT_EQ(follower->wait_for("checksum"), "checksum " + std::to_string(expected.get()));
+  EXPECT_EQ(terms_claimed(), 5);
+}
+
 // It writes three quarters of its memory faster than any round of the sync can send it.
 TEST_F(Reprotection, ABackupJoinsWhileTheGuestWritesHeavily) {
   const Computation computation = computation_of(5s, 6000);

@@ -106,27 +106,33 @@ class TwoProcesses(unittest.TestCase):
         return ("--key", str(own), "--peer-key", f"{other}.pub", "--listen", f"127.0.0.1:{self.ports[host]}",
                 "--arbiter", self.arbiter, "--heartbeat-ms", "50", "--timeout-ms", "2000")
 
-    def start_primary_alone(self):
+    def start_primary_alone(self, *words: str):
         self.ports = dict(zip("ab", free_ports(2)))
         self.arbiter = self.file_arbiter()
         primary = self.start("primary", "primary", *self.host_words("a"), "--kernel", GUEST, "--memory", "64M",
-                             "--console", "none")
+                             "--console", "none", *words)
         self.wait_for("primary", "backups may join")
         return primary
 
-    def join(self, log: str, host: str) -> subprocess.Popen:
+    def join(self, log: str, host: str, *words: str) -> subprocess.Popen:
         other = "b" if host == "a" else "a"
-        return self.start(log, "backup", "--join", f"127.0.0.1:{self.ports[other]}", *self.host_words(host))
+        return self.start(log, "backup", "--join", f"127.0.0.1:{self.ports[other]}", *self.host_words(host), *words)
 
     def claims(self) -> list[int]:
         return sorted(int(path.name.rsplit(".", 1)[1]) for path in (self.folder / "claims").glob("[0-9a-f]*.*"))
 
     def test_the_machine_moves_from_host_to_host_and_is_protected_again_each_time(self):
-        leader, led_by = self.start_primary_alone(), "primary"
+        disks = {host: self.folder / f"disk-{host}" for host in "ab"}
+        content = os.urandom(1 << 20)
+        disks["a"].write_bytes(content)
+        leader, led_by = self.start_primary_alone("--disk", str(disks["a"])), "primary"
         for term, host in enumerate("baba", start=2):
             log = f"{host}-{term}"
-            follower = self.join(log, host)
+            disks[host].write_bytes(content[:1 << 19] + os.urandom(1 << 19))  # half of it is right already
+            follower = self.join(log, host, "--disk", str(disks[host]))
             self.wait_for(led_by, r"backup \d+: protecting")
+            self.assertIn("full sync: 8 disk blocks", (self.folder / led_by).read_text())
+            self.assertEqual(disks[host].read_bytes(), content)
             leader.kill()
             leader.wait()
             self.wait_for(log, "runs unprotected now")
