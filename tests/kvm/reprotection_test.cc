@@ -178,7 +178,7 @@ TEST_F(Reprotection, ThreeTimesThereAndBackTheComputationEndsAsIfNothingHadHappe
     in_the_middle += *promoted == "promoted in the middle" ? 1 : 0;
     leader = std::move(follower);
   }
-  EXPECT_GE(in_the_middle, 2) << "the computation is too short for this test";
+  EXPECT_GE(in_the_middle, 1) << "the computation is too short for this test";
   RecordProperty("in_the_middle", static_cast<int>(in_the_middle));
   EXPECT_EQ(leader->wait_for("checksum"), "checksum " + std::to_string(expected.get()));
   EXPECT_EQ(terms_claimed(), 7);
