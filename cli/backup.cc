@@ -30,7 +30,7 @@ struct BackupCommand {
   std::string listen;
   std::string join;
   std::string key;
-  std::string peer_key;
+  std::vector<std::string> peer_keys;
   std::uint64_t timeout_ms = 1000;
   std::uint64_t heartbeat_ms = 100;
   std::string staging = "4G";
@@ -48,9 +48,10 @@ backup::BackupOptions to_options(const BackupCommand& command, const protocol::C
     return for_option(option, [&] { return protocol::parse_address(text); });
   };
   if (!command.listen.empty()) options.listen = address("--listen", command.listen);
-  const auto key = for_option("--peer-key", [&] { return protocol::session::load_public_key(command.peer_key); });
-  options.primary_keys = {key};
-  if (!command.join.empty()) options.join.push_back({address("--join", command.join), key});
+  for (const std::string& path : command.peer_keys) {
+    options.primary_keys.push_back(for_option("--peer-key", [&] { return protocol::session::load_public_key(path); }));
+    if (!command.join.empty()) options.join.push_back({address("--join", command.join), options.primary_keys.back()});
+  }
   options.silence_timeout = std::chrono::milliseconds(command.timeout_ms);
   options.heartbeat_interval = std::chrono::milliseconds(command.heartbeat_ms);
   options.staging_bytes = parse_size("--staging", command.staging);
@@ -107,7 +108,9 @@ void add_backup(CLI::App& app, int& exit_code) {
   command->add_option("--join", options->join, "HOST:PORT of a primary that runs unprotected: connects there until it can")
       ->type_name("ADDR");
   command->add_option("--key", options->key, "this host's secret key (pollux keygen)")->required()->type_name("FILE");
-  command->add_option("--peer-key", options->peer_key, "the primary's public key")->required()->type_name("FILE");
+  command->add_option("--peer-key", options->peer_keys, "the primary's public key; several: of each host that may lead or join")
+      ->required()
+      ->type_name("FILE");
   command->add_option("--timeout-ms", options->timeout_ms, "a primary that is silent for so long is lost")
       ->capture_default_str();
   command->add_option("--heartbeat-ms", options->heartbeat_ms, "interval of heartbeats")->capture_default_str();

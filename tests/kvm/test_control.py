@@ -147,6 +147,34 @@ class Control(Processes):
         self.assertIsNone(a.poll())
         self.assertIsNone(self.b.poll())
 
+    def test_of_two_backups_the_chosen_one_leads_and_the_other_follows(self):
+        self.arbiter = self.file_arbiter()
+        port_of = dict(zip("abc", free_ports(3)))
+        keys = {host: self.folder / host for host in "abc"}
+        subprocess.run([POLLUX, "keygen", keys["c"]], check=True, stdout=subprocess.DEVNULL)
+        common = ("--arbiter", self.arbiter, "--heartbeat-ms", "50", "--timeout-ms", "2000")
+
+        def replica(host: str) -> tuple[str, ...]:
+            others = [word for other in "abc" if other != host for word in ("--peer-key", f"{keys[other]}.pub")]
+            return (*others, "--listen", f"127.0.0.1:{port_of[host]}", "--key", str(keys[host]), *common, *self.control(host),
+                    *(("--rejoin", f"127.0.0.1:{port_of['c']}") if host != "c" else ()))
+
+        for host in "bc":
+            self.start(f"{host}.log", "backup", *replica(host))
+        for host in "bc":
+            self.wait_for(f"{host}.log", "listening on")
+        self.start("a.log", "primary", "--backup", f"127.0.0.1:{port_of['b']}", "--backup", f"127.0.0.1:{port_of['c']}",
+                   *replica("a"), "--kernel", GUEST, "--memory", "64M", "--console", "none")
+        self.wait_for_status("a", lambda s: [one["state"] for one in s["backups"]] == ["protecting"] * 2)
+        self.assertIn("name one", self.ctl("a", "switchover", code=1))
+        self.assertIn("backup 1", self.ctl("a", "switchover", "--to", "1"))
+        self.wait_for("b.log", "fenced: backup 1 leads the machine now")
+        # The two that follow: one protects it, and the other waits its turn.
+        self.wait_for_status("c", lambda s: s["role"] == "primary" and s["protection"] == "protected")
+        self.wait_for("c.log", "turned away")
+        self.assertEqual(sorted(self.status(host)["state"] in ("protecting", "syncing") for host in "ab"), [False, True])
+        self.assertEqual(self.claims(), [1, 2])
+
     def test_without_rejoin_the_one_that_handed_over_ends_with_5(self):
         self.start_pair()
         self.assertIn("not protecting", self.ctl("a", "switchover", "--to", "3", code=1))
