@@ -45,7 +45,10 @@ std::string PrimaryControl::carry_out(const control::Request& request) {
       return fmt::format("backup {} is given up", *request.backup);
     case Command::kSwitchover: {
       const auto to = request.backup ? std::optional(protocol::BackupId{*request.backup}) : std::nullopt;
-      return fmt::format("backup {} leads the machine now", to_string(primary_.switch_over(to)));
+      const auto done = primary_.switch_over(to);
+      const std::chrono::duration<double, std::milli> time = done.stood_still;
+      return fmt::format("backup {} leads the machine now; the guest stood still for {:.1f} ms until it had won the term",
+                         to_string(done.to), time.count());
     }
     case Command::kStatus:
     case Command::kStats: break;

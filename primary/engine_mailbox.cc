@@ -49,6 +49,7 @@ void EngineMailbox::replicating() {
 void EngineMailbox::handover_ended(HandoverOutcome outcome) {
   const std::lock_guard lock(mutex_);
   outcome_ = std::move(outcome);
+  if (const auto since = std::exchange(handover_since_, {})) outcome_->stood_still = std::chrono::steady_clock::now() - *since;
   handover_.reset();
   changed_.notify_all();
 }
@@ -161,6 +162,11 @@ void EngineMailbox::set_standing(bool standing) {
   const std::lock_guard lock(mutex_);
   standing_ = standing;
   changed_.notify_all();
+}
+
+void EngineMailbox::handover_began(std::chrono::steady_clock::time_point since) {
+  const std::lock_guard lock(mutex_);
+  handover_since_ = since;
 }
 
 void EngineMailbox::close() {

@@ -33,6 +33,7 @@ struct HandoverOutcome {
   };
   Kind kind = Kind::kRefused;
   std::string reason;
+  std::chrono::nanoseconds stood_still{};  // the guest, here, until this was known
 };
 
 // Thread safe.
@@ -78,6 +79,8 @@ class EngineMailbox {
 
   // Told by the engine: the guest stands still because it is held, or does not any more.
   void set_standing(bool standing);
+  // Told by the engine: for the handover the guest stands still since then.
+  void handover_began(std::chrono::steady_clock::time_point since);
   // Told by the engine when nobody can be asked any more.
   void close();
   // Asked by whoever waits for what it told. False: not within the timeout, or the machine has ended.
@@ -95,6 +98,7 @@ class EngineMailbox {
   protocol::EpochId committed_{};
   std::optional<protocol::BackupId> handover_;  // requested and not over
   std::optional<HandoverOutcome> outcome_;      // of the last one
+  std::optional<std::chrono::steady_clock::time_point> handover_since_;
   bool unprotected_ = false;
   bool undecided_ = false;
   bool held_ = false;

@@ -114,6 +114,7 @@ bool EpochEngine::stands_still() {
 // term to somebody the guest stands still.
 std::optional<MachineExit> EpochEngine::hand_over(BackupId to) {
   using Kind = HandoverOutcome::Kind;
+  mailbox_.handover_began(Clock::now());
   if (!machine_.paused()) close_epoch(Then::kStandStill);
   if (!commit_all()) {
     mailbox_.handover_ended({Kind::kRefused, "not everything could be committed: the guest runs on"});

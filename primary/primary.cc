@@ -262,7 +262,7 @@ void Primary::drop_backup(protocol::BackupId backup) {
   }
 }
 
-protocol::BackupId Primary::switch_over(std::optional<protocol::BackupId> to) {
+Primary::Switchover Primary::switch_over(std::optional<protocol::BackupId> to) {
   const ReplicaStatus now = impl_->replica_status();
   const auto able = [](const ReplicaStatus::Backup& one) {
     return one.state == protocol::PrimaryReplica::BackupState::kProtecting;
@@ -276,7 +276,7 @@ protocol::BackupId Primary::switch_over(std::optional<protocol::BackupId> to) {
   const auto outcome = impl_->mailbox.wait_for_handover(kSwitchoverTimeout);
   if (!outcome) throw Error("not decided: the arbiter cannot be asked, or the machine ended meanwhile");
   switch (outcome->kind) {
-    case HandoverOutcome::Kind::kHandedOver: return chosen->id;
+    case HandoverOutcome::Kind::kHandedOver: return {chosen->id, outcome->stood_still};
     case HandoverOutcome::Kind::kTakenBack: throw Error("backup " + to_string(chosen->id) + " did not take over (" +
                                                         outcome->reason + "): the guest goes on here");
     case HandoverOutcome::Kind::kRefused: break;

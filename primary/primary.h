@@ -101,8 +101,12 @@ class Primary {
   protocol::BackupId add_backup(const protocol::Address& address);
   // A required one not before the arbiter has given this replica the term that it could claim.
   void drop_backup(protocol::BackupId backup);
+  struct Switchover {
+    protocol::BackupId to;
+    std::chrono::nanoseconds stood_still{};  // the guest, until the answer of the one that leads now
+  };
   // Lets this backup (nothing: the only one) lead the machine. When it returns the machine is led there.
-  protocol::BackupId switch_over(std::optional<protocol::BackupId> to);
+  Switchover switch_over(std::optional<protocol::BackupId> to);
   [[nodiscard]] const Statistics& statistics() const;
 
  private:

@@ -4,13 +4,12 @@
 // At SIGUSR1 the leading one hands the machine over, and joins the other as its backup.
 //
 // Prints a line for each of these, as it happens: "protected" and "unprotected"; "switching at T", the order to hand over;
-// "promoted in the middle" or "promoted after the end" of the computation; "entered at T", the guest runs here; "checksum
-// N". Times are the monotonic clock's microseconds.
+// "switched, standing still for T", until the other had won the term; "promoted in the middle" or "promoted after the end"
+// of the computation; "entered at T", the guest runs here; "checksum N". Times are the monotonic clock's microseconds.
 #include <fmt/format.h>
+#include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
-
-#include <signal.h>
 
 #include <atomic>
 #include <cstdio>
@@ -134,7 +133,8 @@ class Replica {
         if (!switch_wanted.exchange(false)) continue;
         say(fmt::format("switching at {}", microseconds(std::chrono::steady_clock::now())));
         try {
-          (void)primary.switch_over({});
+          const auto done = primary.switch_over({});
+          say(fmt::format("switched, standing still for {}", done.stood_still / 1us));
         } catch (const Error& error) {
           say(std::string("not switched: ") + error.what());
         }
