@@ -209,7 +209,7 @@ void BackupReplica::on_message(const EpochOpen& message) {
 void BackupReplica::on_message(const EpochPages& message) {
   if (!in_record(message.epoch, "EpochPages")) return;
   for (const PageRun& run : message.runs) (run.zero ? tally_.zero_pages : tally_.pages) += run.count;
-  tally_.bytes += body_length(message);
+  tally_.bytes += kPieceOverhead + message.runs.size() * sizeof(PageRun) + body_length(message);
   static_cast<void>(within_record_limit());
 }
 
@@ -222,7 +222,7 @@ void BackupReplica::on_message(const EpochDiskWrites& message) {
     }
   }
   tally_.disk_operations += message.operations.size();
-  tally_.bytes += body_length(message);
+  tally_.bytes += kPieceOverhead + message.operations.size() * sizeof(DiskOperation) + body_length(message);
   static_cast<void>(within_record_limit());
 }
 

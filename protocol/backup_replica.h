@@ -21,7 +21,7 @@
 //  - The term is that of Hello or of the last NewTerm, which must be later than the one before.
 //  - Whoever says Goodbye(dropped) or Heartbeat before Hello cannot use a backup now: back to idle.
 //  - Any other Goodbye ends, never promotes. So does a violation by the primary: whoever broke the rules is still alive.
-//  - A record holds at most `max_record_bytes` of bodies; more is a violation.
+//  - A record takes at most `max_record_bytes` of memory, its pieces' headers included; more is a violation.
 #pragma once
 
 #include <chrono>
@@ -38,9 +38,12 @@
 
 namespace pollux::protocol {
 
+// What a staged piece of a record takes beside its body and the elements of its header, about.
+inline constexpr std::uint64_t kPieceOverhead = 128;
+
 struct BackupConfig {
   std::optional<VmId> vm;                                   // accept only this machine
-  std::uint64_t max_record_bytes = std::uint64_t{4} << 30;  // bodies of one epoch record, staged in memory
+  std::uint64_t max_record_bytes = std::uint64_t{4} << 30;  // one epoch record, staged in memory
   Timing timing;
 };
 
@@ -169,7 +172,7 @@ class BackupReplica {
   // The last whole epoch; meaningful from kProtecting on.
   [[nodiscard]] EpochId last_whole() const { return whole_; }
   [[nodiscard]] EpochId last_acknowledged() const;  // 0 before the first
-  // Bodies of the open record and of whole records not yet applied: what the engine bounds by not receiving.
+  // Of the open record and of whole records not yet applied: what the engine bounds by not receiving.
   [[nodiscard]] std::uint64_t staged_bytes() const;
 
  private:
