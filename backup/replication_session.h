@@ -69,6 +69,7 @@ class ReplicationSession {
   void carry_out(const protocol::backup::BeginSync& effect);
   void carry_out(const protocol::backup::ApplyEpoch& effect);
   void carry_out(const protocol::backup::MakeDurable& effect);
+  void carry_out(const protocol::backup::MakeSyncDurable& effect);
   void carry_out(const protocol::backup::DiscardPartial& effect);
   void carry_out(const protocol::backup::Disconnect& effect);
   void carry_out(const protocol::backup::ClaimTerm& effect);
@@ -93,6 +94,7 @@ class ReplicationSession {
   bool unread_ = false;  // the link may hold more than was taken of it
   bool refused_ = false;
   bool sync_begun_ = false;
+  bool sync_complete_ = false;
   const std::chrono::nanoseconds silence_timeout_;
   protocol::TimePoint last_turn_;
 

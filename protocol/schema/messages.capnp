@@ -22,6 +22,7 @@ struct Message {
     heartbeat @13 :UInt64;
     goodbye @14 :Goodbye;
     newTerm @15 :UInt64;
+    syncMark @16 :UInt64;
   }
 }
 

@@ -96,6 +96,22 @@ TEST_F(BackupScript, FromTheFirstLinkToTheFirstEpoch) {
   EXPECT_EQ(backup_->last_whole(), EpochId{1});
 }
 
+TEST_F(BackupScript, AMarkOfTheSyncIsSentBackWhenDurable) {
+  begin_sync();
+  receive(SyncPages{{{{16}, 2, false}}});
+  EXPECT_EQ(receive(SyncMark{1}), (Lines{"MakeSyncDurable(1)"}));
+  EXPECT_EQ(receive(SyncPages{{{{18}, 1, false}}}), Lines{});  // the next round may be on its way
+  EXPECT_EQ(step(SyncDurable{{1}}), (Lines{"Send(SyncMark(1))"}));
+  EXPECT_EQ(receive(SyncMark{2}), (Lines{"MakeSyncDurable(2)"}));
+  EXPECT_EQ(receive(SyncMark{3}), violation("SyncMark(3) before the answer to the last"));
+  EXPECT_EQ(step(SyncDurable{{2}}), Lines{});
+  begin_sync();
+  receive(SyncMark{1});
+  EXPECT_EQ(receive(SyncEnd{}), violation("SyncEnd before the answer to the last SyncMark"));
+  protect();
+  EXPECT_EQ(receive(SyncMark{1}), violation("SyncMark out of place"));
+}
+
 TEST_F(BackupScript, ASyncMayEndAtALaterEpoch) {
   begin_sync();
   receive(SyncEnd{{41}, 0, 0, 0, 0});
