@@ -261,26 +261,29 @@ void ReplicationSession::carry_out(const event::ExamineHello& effect) {
 void ReplicationSession::carry_out(const event::BeginSync&) {
   spdlog::info("full sync begins");
   sync_begun_ = true;
+  applier_ = std::make_unique<Applier>(
+      *image_, [this](event::Event event) { post(std::move(event)); },
+      [this](std::string failure) {
+        const std::lock_guard lock(mutex_);
+        disk_failure_ = std::move(failure);
+        changed_.notify_all();
+      });
 }
 
 void ReplicationSession::carry_out(const event::ApplyEpoch& effect) {
   last_whole_at_ = now();
-  if (!applier_) {
+  if (!sync_complete_) {
     rehearsal_(image_->config(), staged_.state);
+    sync_complete_ = true;
     spdlog::info("full sync complete: protecting from the end of epoch {}", effect.epoch.value);
-    applier_ = std::make_unique<Applier>(
-        *image_, [this](event::Event event) { post(std::move(event)); },
-        [this](std::string failure) {
-          const std::lock_guard lock(mutex_);
-          disk_failure_ = std::move(failure);
-          changed_.notify_all();
-        });
   }
   staged_.epoch = effect.epoch;
   applier_->apply(std::exchange(staged_, {}));
 }
 
 void ReplicationSession::carry_out(const event::MakeDurable& effect) { applier_->make_durable(effect.epoch); }
+
+void ReplicationSession::carry_out(const event::MakeSyncDurable& effect) { applier_->make_durable(effect.mark); }
 
 void ReplicationSession::carry_out(const event::DiscardPartial& effect) {
   spdlog::info("epoch {} never came whole: discarded", effect.epoch.value);
@@ -325,7 +328,7 @@ void ReplicationSession::carry_out(const event::Fenced& effect) {
 void ReplicationSession::carry_out(const event::End& effect) {
   // After a refusal nothing here was touched: a primary with another machine may come.
   std::string reason = effect.reason;
-  if (sync_begun_ && !applier_ && backends_.disk_count() > 0) {
+  if (sync_begun_ && !sync_complete_ && backends_.disk_count() > 0) {
     reason += "; the disks here are half overwritten: start no guest from them, a new full sync mends them";
   }
   outcome_ = SessionOutcome{.again = refused_, .failed = effect.failed, .reason = reason};

@@ -83,6 +83,7 @@ class ReplicationSession {
   void carry_out(const protocol::backup::BeginSync& effect);
   void carry_out(const protocol::backup::ApplyEpoch& effect);
   void carry_out(const protocol::backup::MakeDurable& effect);
+  void carry_out(const protocol::backup::MakeSyncDurable& effect);
   void carry_out(const protocol::backup::DiscardPartial& effect);
   void carry_out(const protocol::backup::Disconnect& effect);
   void carry_out(const protocol::backup::ClaimTerm& effect);
@@ -108,6 +109,7 @@ class ReplicationSession {
   bool refused_ = false;
   bool sync_begun_ = false;
   bool handed_over_ = false;  // it claims because the primary asked for it
+  bool sync_complete_ = false;
   const std::chrono::nanoseconds silence_timeout_;
   protocol::TimePoint last_turn_;
 

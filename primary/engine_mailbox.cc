@@ -21,6 +21,12 @@ void EngineMailbox::digests(DigestAnswer answer) {
   changed_.notify_all();
 }
 
+void EngineMailbox::reached(BackupId backup, protocol::SyncMark mark) {
+  const std::lock_guard lock(mutex_);
+  marks_.insert_or_assign(backup, mark);
+  changed_.notify_all();
+}
+
 void EngineMailbox::committed(EpochId epoch) {
   const std::lock_guard lock(mutex_);
   committed_ = epoch;
@@ -31,6 +37,7 @@ void EngineMailbox::dropped(BackupId backup) {
   const std::lock_guard lock(mutex_);
   dropped_.insert(backup);
   answers_.erase(backup);
+  marks_.erase(backup);
   std::erase_if(sync_requests_, [&](const SyncTarget& target) { return target.backup == backup; });
   changed_.notify_all();
 }
@@ -145,6 +152,16 @@ std::optional<DigestAnswer> EngineMailbox::wait_for_digests(BackupId backup) {
   changed_.wait(lock, [&] { return stopping_ || dropped_.contains(backup) || answers_.contains(backup); });
   if (stopping_ || dropped_.contains(backup)) return std::nullopt;
   return std::move(answers_.extract(backup).mapped());
+}
+
+bool EngineMailbox::wait_for_mark(BackupId backup, protocol::SyncMark mark) {
+  std::unique_lock lock(mutex_);
+  const auto reached = [&] {
+    const auto last = marks_.find(backup);
+    return last != marks_.end() && last->second == mark;
+  };
+  changed_.wait(lock, [&] { return stopping_ || dropped_.contains(backup) || reached(); });
+  return !stopping_ && reached();
 }
 
 bool EngineMailbox::wait_for_commit(EpochId epoch, std::chrono::nanoseconds timeout) {

@@ -42,6 +42,7 @@ class EngineMailbox {
   // Told by the replica thread.
   void start_full_sync(std::vector<SyncTarget> backups);
   void digests(DigestAnswer answer);
+  void reached(protocol::BackupId backup, protocol::SyncMark mark);
   void committed(protocol::EpochId epoch);
   void dropped(protocol::BackupId backup);
   void unprotected();
@@ -72,6 +73,8 @@ class EngineMailbox {
   std::vector<SyncTarget> take_sync_requests();
   // The next answer of this backup; nothing after it was dropped or the engine is to stop.
   std::optional<DigestAnswer> wait_for_digests(protocol::BackupId backup);
+  // Until this backup has sent the mark back. False when it was dropped or the engine is to stop.
+  bool wait_for_mark(protocol::BackupId backup, protocol::SyncMark mark);
   // Waits until `epoch` is committed, protection is lost, the host failed, or the timeout. True when committed.
   bool wait_for_commit(protocol::EpochId epoch, std::chrono::nanoseconds timeout);
   // Waits for a change of anything above, at most so long.
@@ -94,6 +97,7 @@ class EngineMailbox {
   std::vector<SyncTarget> sync_requests_;
   // The last of each backup: the engine asks for one at a time, and what nobody asked for is not kept.
   std::map<protocol::BackupId, DigestAnswer> answers_;
+  std::map<protocol::BackupId, protocol::SyncMark> marks_;  // the last of each
   std::set<protocol::BackupId> dropped_;  // without those dropped before the last sync began
   protocol::EpochId committed_{};
   std::optional<protocol::BackupId> handover_;  // requested and not over

@@ -68,7 +68,7 @@ bool FullSync::sync() {
   pause();
   machine_.start_dirty_tracking();
   resume();
-  if (!compare_disks() || !send_blocks() || !send_all_memory()) {
+  if (!compare_disks() || !send_blocks() || !send_all_memory() || !wait_until_received()) {
     give_up();
     return false;
   }
@@ -84,11 +84,19 @@ bool FullSync::sync() {
     spdlog::debug("full sync: round {}: {} pages dirty", round, dirty.size());
     const std::vector<BlockRef> written = written_blocks_.take();
     for (Target& target : targets_) target.blocks = written;
-    if (!send_blocks() || !send_pages(dirty)) {
+    if (!send_blocks() || !send_pages(dirty) || !wait_until_received()) {
       give_up();
       return false;
     }
   }
+}
+
+// Else the last pause's little rest would queue behind all that is still on its way, with the guest's outputs held.
+bool FullSync::wait_until_received() {
+  mark_.number += 1;
+  for (const Target& target : targets_) target.to.shipper->push(message_parcel(mark_));
+  for (const Target& target : targets_) (void)mailbox_.wait_for_mark(target.to.backup, mark_);
+  return !abandoned();
 }
 
 void FullSync::give_up() {

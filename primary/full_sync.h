@@ -1,8 +1,8 @@
 // Brings backups from nothing to an image of the running machine.
 //
 // Disks are compared by block digests and only differing blocks are sent; memory is pre-copied in rounds while
-// the guest runs, zero pages as runs without data. What was written meanwhile is sent again, until little is left;
-// that goes during one last pause, together with the machine's state: the end of the last closed epoch (0 at first). From
+// the guest runs, zero pages as runs without data. A round ends when the backups hold it durably. What was written
+// meanwhile is sent again, until little is left; that goes during one last pause, together with the machine's state: the end of the last closed epoch (0 at first). From
 // that pause on the gate holds outputs.
 #pragma once
 
@@ -58,6 +58,7 @@ class FullSync {
   void send_batch(std::shared_ptr<const PageBatch> batch);
   bool send_blocks();
   void send_block_run(Target& target, std::span<const BlockRef> run);
+  bool wait_until_received();
   void final_pause(std::vector<vmm::Gfn> dirty);
   void give_up();
   void pause();
@@ -74,6 +75,7 @@ class FullSync {
   std::function<void(protocol::BackupId)> before_end_;
   std::vector<Target> targets_;
   BlockTracker written_blocks_;
+  protocol::SyncMark mark_;  // the last
   std::uint64_t pages_ = 0;
   std::uint64_t zero_pages_ = 0;
 };

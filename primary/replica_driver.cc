@@ -241,9 +241,11 @@ void ReplicaDriver::receive_from(BackupId backup) {
     // What this message answers was posted before it was sent: the state machine must have seen that first.
     step_posted_events();
     handle(replica_.receive(backup, received->message, now()));
+    if (replica_.state(backup) != protocol::PrimaryReplica::BackupState::kSyncing) continue;
     if (const auto* digests = std::get_if<protocol::DiskDigests>(&received->message)) {
-      const bool asked = replica_.state(backup) == protocol::PrimaryReplica::BackupState::kSyncing;
-      if (asked) mailbox_.digests({backup, *digests, std::move(received->body)});
+      mailbox_.digests({backup, *digests, std::move(received->body)});
+    } else if (const auto* mark = std::get_if<protocol::SyncMark>(&received->message)) {
+      mailbox_.reached(backup, *mark);
     }
   }
   const auto peer = peers_.find(backup);

@@ -94,6 +94,13 @@ void BackupReplica::on(const EpochDurable& event) {
   if (state_ == State::kProtecting) acknowledge();
 }
 
+void BackupReplica::on(const SyncDurable& event) {
+  if (!mark_ || state_ != State::kSyncing) return;
+  POLLUX_ASSERT(event.mark == *mark_);
+  mark_.reset();
+  effects_.emplace_back(Send{event.mark});
+}
+
 void BackupReplica::on(const TermWon& event) {
   if (!answers_claim(event.term)) return;
   state_ = State::kPromoted;
@@ -184,8 +191,16 @@ void BackupReplica::on_message(const SyncPages& message) {
   for (const PageRun& run : message.runs) (run.zero ? tally_.zero_pages : tally_.pages) += run.count;
 }
 
+void BackupReplica::on_message(const SyncMark& message) {
+  if (!in_sync("SyncMark")) return;
+  if (mark_) return violation(fmt::format("SyncMark({}) before the answer to the last", message.number));
+  mark_ = message;
+  effects_.emplace_back(MakeSyncDurable{message});
+}
+
 void BackupReplica::on_message(const SyncEnd& message) {
   if (!in_sync("SyncEnd")) return;
+  if (mark_) return violation("SyncEnd before the answer to the last SyncMark");
   if (message.pages != tally_.pages || message.zero_pages != tally_.zero_pages ||
       message.disk_extents != tally_.disk_operations) {
     return violation("the full sync lacks pages or disk blocks");
@@ -211,7 +226,7 @@ void BackupReplica::on_message(const EpochOpen& message) {
 void BackupReplica::on_message(const EpochPages& message) {
   if (!in_record(message.epoch, "EpochPages")) return;
   for (const PageRun& run : message.runs) (run.zero ? tally_.zero_pages : tally_.pages) += run.count;
-  tally_.bytes += body_length(message);
+  tally_.bytes += kPieceOverhead + message.runs.size() * sizeof(PageRun) + body_length(message);
   static_cast<void>(within_record_limit());
 }
 
@@ -224,7 +239,7 @@ void BackupReplica::on_message(const EpochDiskWrites& message) {
     }
   }
   tally_.disk_operations += message.operations.size();
-  tally_.bytes += body_length(message);
+  tally_.bytes += kPieceOverhead + message.operations.size() * sizeof(DiskOperation) + body_length(message);
   static_cast<void>(within_record_limit());
 }
 
@@ -432,6 +447,7 @@ std::string to_string(const Event& event) {
                         [](const HelloRefused& e) { return fmt::format("HelloRefused({})", e.reason); },
                         [](const EpochApplied& e) { return fmt::format("EpochApplied({})", e.epoch.value); },
                         [](const EpochDurable& e) { return fmt::format("EpochDurable({})", e.epoch.value); },
+                        [](const SyncDurable& e) { return fmt::format("SyncDurable({})", e.mark.number); },
                         [](const TermWon& e) { return fmt::format("TermWon({})", e.term.value); },
                         [](const TermLost& e) { return fmt::format("TermLost({})", e.term.value); },
                         [](const ArbiterUnreachable&) { return std::string("ArbiterUnreachable"); },
@@ -449,6 +465,7 @@ std::string to_string(const Effect& effect) {
           [](const BeginSync&) { return std::string("BeginSync"); },
           [](const ApplyEpoch& e) { return fmt::format("ApplyEpoch({})", e.epoch.value); },
           [](const MakeDurable& e) { return fmt::format("MakeDurable({})", e.epoch.value); },
+          [](const MakeSyncDurable& e) { return fmt::format("MakeSyncDurable({})", e.mark.number); },
           [](const DiscardPartial& e) { return fmt::format("DiscardPartial({})", e.epoch.value); },
           [](const Disconnect& e) { return fmt::format("Disconnect({})", e.reason); },
           [](const ClaimTerm& e) { return fmt::format("ClaimTerm({})", e.term.value); },

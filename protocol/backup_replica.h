@@ -10,6 +10,7 @@
 //    when it never will be.
 //  - Epochs are strictly consecutive from the full sync's epoch on; the pieces of a record lie between its
 //    open and its close; the counts in the close must agree with what was sent.
+//  - A mark of the full sync is sent back once everything before it is durable; there is one at a time.
 //  - An epoch without a flush is acknowledged when it is whole, one with a flush (and the full sync) only
 //    when it is durable. Acks are in order, and each speaks for all epochs before it.
 //  - The primary is lost when the link goes down or it is silent for the timeout. While syncing: end; half a
@@ -24,7 +25,7 @@
 //  - Whoever says Goodbye(dropped) or Heartbeat before Hello cannot use a backup now: back to idle.
 //  - Goodbye(took over) says that another replica leads: Fenced.
 //  - Any other Goodbye ends, never promotes. So does a violation by the primary: whoever broke the rules is still alive.
-//  - A record holds at most `max_record_bytes` of bodies; more is a violation.
+//  - A record takes at most `max_record_bytes` of memory, its pieces' headers included; more is a violation.
 #pragma once
 
 #include <chrono>
@@ -41,9 +42,12 @@
 
 namespace pollux::protocol {
 
+// What a staged piece of a record takes beside its body and the elements of its header, about.
+inline constexpr std::uint64_t kPieceOverhead = 128;
+
 struct BackupConfig {
   std::optional<VmId> vm;                                   // accept only this machine
-  std::uint64_t max_record_bytes = std::uint64_t{4} << 30;  // bodies of one epoch record, staged in memory
+  std::uint64_t max_record_bytes = std::uint64_t{4} << 30;  // one epoch record, staged in memory
   Timing timing;
 };
 
@@ -72,6 +76,10 @@ struct EpochApplied {
 struct EpochDurable {
   EpochId epoch;
 };
+// The image holds all of the full sync up to this mark durably: the answer to MakeSyncDurable.
+struct SyncDurable {
+  SyncMark mark;
+};
 // The arbiter's answers to ClaimTerm.
 struct TermWon {
   Term term;
@@ -83,7 +91,7 @@ struct ArbiterUnreachable {};
 // The operator stops this backup.
 struct Stop {};
 struct Tick {};
-using Event = std::variant<LinkUp, LinkDown, Heard, HelloAccepted, HelloRefused, EpochApplied, EpochDurable,
+using Event = std::variant<LinkUp, LinkDown, Heard, HelloAccepted, HelloRefused, EpochApplied, EpochDurable, SyncDurable,
                            TermWon, TermLost, ArbiterUnreachable, Stop, Tick>;
 
 // Effects.
@@ -109,6 +117,11 @@ struct ApplyEpoch {
 struct MakeDurable {
   EpochId epoch;
   bool operator==(const MakeDurable&) const = default;
+};
+// During the full sync: make durable what came so far, and tell by SyncDurable.
+struct MakeSyncDurable {
+  SyncMark mark;
+  bool operator==(const MakeSyncDurable&) const = default;
 };
 // Forget what is staged of the record that was open.
 struct DiscardPartial {
@@ -143,7 +156,7 @@ struct End {
   bool failed = true;  // false: the machine ended as it should, or the operator asked
   bool operator==(const End&) const = default;
 };
-using Effect = std::variant<Send, ExamineHello, BeginSync, ApplyEpoch, MakeDurable, DiscardPartial,
+using Effect = std::variant<Send, ExamineHello, BeginSync, ApplyEpoch, MakeDurable, MakeSyncDurable, DiscardPartial,
                             Disconnect, ClaimTerm, Promote, Fenced, End>;
 
 [[nodiscard]] std::string to_string(const Event& event);
@@ -174,7 +187,7 @@ class BackupReplica {
   // The last whole epoch; meaningful from kProtecting on.
   [[nodiscard]] EpochId last_whole() const { return whole_; }
   [[nodiscard]] EpochId last_acknowledged() const;  // 0 before the first
-  // Bodies of the open record and of whole records not yet applied: what the engine bounds by not receiving.
+  // Of the open record and of whole records not yet applied: what the engine bounds by not receiving.
   [[nodiscard]] std::uint64_t staged_bytes() const;
 
  private:
@@ -203,6 +216,7 @@ class BackupReplica {
   void on(const backup::HelloRefused& event);
   void on(const backup::EpochApplied& event);
   void on(const backup::EpochDurable& event);
+  void on(const backup::SyncDurable& event);
   void on(const backup::TermWon& event);
   void on(const backup::TermLost& event);
   void on(const backup::ArbiterUnreachable& event);
@@ -212,6 +226,7 @@ class BackupReplica {
   void on_message(const DiskDigestRequest& message);
   void on_message(const DiskBlocks& message);
   void on_message(const SyncPages& message);
+  void on_message(const SyncMark& message);
   void on_message(const SyncEnd& message);
   void on_message(const EpochOpen& message);
   void on_message(const EpochPages& message);
@@ -245,6 +260,7 @@ class BackupReplica {
   std::optional<Hello> hello_;
   Term term_;
   std::optional<Claim> claim_;   // while claiming
+  std::optional<SyncMark> mark_;  // of the full sync, not yet sent back
   std::optional<EpochId> open_;  // the record in progress
   Tally tally_;
   EpochId base_;  // the end of the full sync

@@ -103,6 +103,8 @@ std::size_t check(const DiskBlocks& blocks) {
 
 std::size_t check(const SyncPages& pages) { return check_runs(pages.runs); }
 
+std::size_t check(const SyncMark&) { return 0; }
+
 std::size_t check(const SyncEnd& end) {
   check_epoch(end.epoch);
   require(end.state_bytes <= kMaxBodyBytes, "length of the machine state");
@@ -236,6 +238,8 @@ void write(schema::Message::Builder root, const DiskBlocks& blocks) {
 void write(schema::Message::Builder root, const SyncPages& pages) {
   write_runs(root.initSyncPages(size_of(pages.runs)), pages.runs);
 }
+
+void write(schema::Message::Builder root, const SyncMark& mark) { root.setSyncMark(mark.number); }
 
 void write(schema::Message::Builder root, const SyncEnd& end) {
   auto out = root.initSyncEnd();
@@ -392,6 +396,7 @@ Message read(schema::Message::Reader root) {
     case schema::Message::DISK_DIGESTS: return read_digest_range<DiskDigests>(root.getDiskDigests());
     case schema::Message::DISK_BLOCKS: return read(root.getDiskBlocks());
     case schema::Message::SYNC_PAGES: return SyncPages{read_runs(root.getSyncPages())};
+    case schema::Message::SYNC_MARK: return SyncMark{root.getSyncMark()};
     case schema::Message::SYNC_END: return read(root.getSyncEnd());
     case schema::Message::EPOCH_OPEN: return EpochOpen{{root.getEpochOpen()}};
     case schema::Message::EPOCH_PAGES: return read(root.getEpochPages());

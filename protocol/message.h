@@ -125,6 +125,13 @@ struct SyncPages {
   bool operator==(const SyncPages&) const = default;
 };
 
+// During the full sync, both ways: the backup sends it back once everything before it is in its image, durably. One at a
+// time. What the last pause of the sync has to wait for is then only what was sent after the last mark.
+struct SyncMark {
+  std::uint64_t number = 0;
+  bool operator==(const SyncMark&) const = default;
+};
+
 // The full sync is complete: with this state the image is the machine at the end of `epoch` (0 at the start
 // of a machine's protection). Body: the machine state. Counts are of everything sent since Welcome, for a
 // cross-check.
@@ -224,8 +231,9 @@ struct Goodbye {
 };
 
 using Message =
-    std::variant<Hello, Welcome, Refuse, DiskDigestRequest, DiskDigests, DiskBlocks, SyncPages, SyncEnd,
-                 EpochOpen, EpochPages, EpochDiskWrites, EpochClose, NewTerm, Ack, Heartbeat, Goodbye, HandOver>;
+    std::variant<Hello, Welcome, Refuse, DiskDigestRequest, DiskDigests, DiskBlocks, SyncPages, SyncMark,
+                 SyncEnd, EpochOpen, EpochPages, EpochDiskWrites, EpochClose, NewTerm, Ack, Heartbeat, Goodbye,
+                 HandOver>;
 
 // The length of the body that belongs to this header, in bytes.
 [[nodiscard]] std::size_t body_length(const Message& message);

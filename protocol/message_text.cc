@@ -29,6 +29,7 @@ std::string text(const DiskBlocks& m) {
   return fmt::format("disk {}, extents {}", m.disk.value, m.extents.size());
 }
 std::string text(const SyncPages& m) { return pages_text(m.runs); }
+std::string text(const SyncMark& m) { return std::to_string(m.number); }
 std::string text(const SyncEnd& m) {
   return fmt::format("{}, pages {}, zero {}, disk {}, state {}", m.epoch.value, m.pages, m.zero_pages,
                      m.disk_extents, m.state_bytes);
@@ -55,9 +56,9 @@ std::string text(const HandOver& m) { return to_string(m.epoch); }
 
 std::string_view name_of(const Message& message) {
   static constexpr std::string_view kNames[] = {
-      "Hello",           "Welcome",    "Refuse",  "DiskDigestRequest", "DiskDigests",
-      "DiskBlocks",      "SyncPages",  "SyncEnd", "EpochOpen",         "EpochPages",
-      "EpochDiskWrites", "EpochClose", "NewTerm", "Ack",               "Heartbeat", "Goodbye",
+      "Hello",           "Welcome",    "Refuse",   "DiskDigestRequest", "DiskDigests",
+      "DiskBlocks",      "SyncPages",  "SyncMark", "SyncEnd",          "EpochOpen",   "EpochPages",
+      "EpochDiskWrites", "EpochClose", "NewTerm",  "Ack",              "Heartbeat",   "Goodbye",
       "HandOver"};
   static_assert(std::size(kNames) == std::variant_size_v<Message>);
   return kNames[message.index()];

@@ -254,6 +254,10 @@ void PrimaryReplica::on_message(BackupId from, const DiskDigests&) {
   if (backup(from).state != BackupState::kSyncing) violation(from, "DiskDigests out of place");
 }
 
+void PrimaryReplica::on_message(BackupId from, const SyncMark&) {
+  if (backup(from).state != BackupState::kSyncing) violation(from, "SyncMark out of place");
+}
+
 void PrimaryReplica::on_message(BackupId from, const Ack& message) {
   Backup& peer = backup(from);
   if (!is_required(peer))

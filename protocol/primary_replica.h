@@ -214,8 +214,8 @@ class PrimaryReplica {
   explicit PrimaryReplica(PrimaryConfig config);
 
   [[nodiscard]] Effects step(const primary::Event& event, TimePoint now);
-  // A message of the backup. Those of a dropped backup are ignored. DiskDigests are checked for their state
-  // only; the engine uses them unless the effects drop the backup.
+  // A message of the backup. Those of a dropped backup are ignored. DiskDigests and SyncMark are checked
+  // for their state only; the engine uses them unless the effects drop the backup.
   [[nodiscard]] Effects receive(BackupId from, const Message& message, TimePoint now);
 
   // When to step(Tick) next, at the latest. None: nothing to wait for.
@@ -277,6 +277,7 @@ class PrimaryReplica {
   void on_message(BackupId from, const Welcome& message);
   void on_message(BackupId from, const Refuse& message);
   void on_message(BackupId from, const DiskDigests& message);
+  void on_message(BackupId from, const SyncMark& message);
   void on_message(BackupId from, const Ack& message);
   void on_message(BackupId from, const Heartbeat& message);
   void on_message(BackupId from, const Goodbye& message);

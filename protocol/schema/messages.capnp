@@ -22,7 +22,8 @@ struct Message {
     heartbeat @13 :UInt64;
     goodbye @14 :Goodbye;
     newTerm @15 :UInt64;
-    handOver @16 :UInt64;
+    syncMark @16 :UInt64;
+    handOver @17 :UInt64;
   }
 }
 

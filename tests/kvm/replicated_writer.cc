@@ -1,17 +1,19 @@
 // A primary to be killed: runs the page_writer guest, protected by the backups at these ports of loopback. Once the
-// first epoch is committed by all, its kMix computation begins, and "protected" is printed: however long the full sync
-// took, the computation lies ahead. "committed without a backup" is printed once one was lost and an epoch was
-// committed after that.
+// first epoch is committed by all, its kMix computation begins; once that is part of a committed epoch, "protected" is
+// printed: however long the full sync took, the computation lies ahead. "committed without a backup" is printed once one
+// was lost and an epoch was committed after that.
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <thread>
 
 #include "base/error.h"
+#include "primary/epoch_engine.h"
 #include "primary/primary.h"
 #include "tests/support/test_machine.h"
 
@@ -37,10 +39,16 @@ int main(int argc, char** argv) {
     options.silence_timeout = 20s;
     primary::Primary* running = nullptr;
     vmm::Machine* machine = nullptr;
-    options.on_turn = [&, computes = false](const vmm::Machine&) mutable {
-      if (computes || running->statistics().summary().committed.value == 0) return;
-      computes = true;
-      testing::PageWriter(machine->memory()).request(guests::WriterMode::kMix, number(5), number(6), number(7));
+    options.on_turn = [&, begun = std::optional<std::uint64_t>(), told = false](const vmm::Machine&) mutable {
+      const std::uint64_t committed = running->statistics().summary().committed.value;
+      if (committed == 0 || told) return;
+      if (!begun) {
+        testing::PageWriter(machine->memory()).request(guests::WriterMode::kMix, number(5), number(6), number(7));
+        begun = committed;
+      }
+      // The epoch that runs now, at the latest.
+      if (committed <= *begun + primary::kMaxEpochsInFlight) return;
+      told = true;
       std::puts("protected");
       std::fflush(stdout);
     };

@@ -21,6 +21,7 @@ import hardware
 import images
 import namespace
 import paths
+from etcd import Etcd
 from host import BRIDGE, AnyHost, Host, Job, Result  # noqa: F401  for the users of this module
 from local_host import LocalHost
 from machine import LabError, Machine, wait_until  # noqa: F401
@@ -38,7 +39,7 @@ class Lab:
         if build:
             images.Builder(say).all()
         self.folder = paths.RUNS / f"{name}-{os.getpid()}"
-        self.machines: list[Machine | LocalHost] = []
+        self.machines: list[Machine | LocalHost | Etcd] = []
 
     def __enter__(self) -> "Lab":
         remove_old_runs()
@@ -93,6 +94,12 @@ class Lab:
         host = Host(self, name, ip or HOST_IPS[name], list(disks), **options)
         self.machines.append(host)
         return host.wait_ready() if wait else host
+
+    def start_etcd(self) -> Etcd:
+        """An arbiter for the hosts; call its wait_ready()."""
+        etcd = Etcd(self.folder)
+        self.machines.append(etcd)
+        return etcd
 
     def vm_host(self, name: str, *, disks: list[Path] = ()) -> AnyHost:
         """A host for guests that shall run and not fail over: this machine, if its hardware can, else a lab host."""

@@ -161,6 +161,8 @@ void BackupHost::carry_out(const backup::ApplyEpoch& effect) {
 
 void BackupHost::carry_out(const backup::MakeDurable& effect) { disk_job({effect.epoch, true}); }
 
+void BackupHost::carry_out(const backup::MakeSyncDurable& effect) { step(backup::SyncDurable{effect.mark}); }
+
 void BackupHost::carry_out(const backup::Disconnect&) { hang_up(); }
 
 void BackupHost::carry_out(const backup::ClaimTerm& effect) {

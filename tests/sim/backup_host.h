@@ -62,6 +62,7 @@ class BackupHost : public Host {
   void carry_out(const protocol::backup::BeginSync&) {}
   void carry_out(const protocol::backup::ApplyEpoch& effect);
   void carry_out(const protocol::backup::MakeDurable& effect);
+  void carry_out(const protocol::backup::MakeSyncDurable& effect);
   void carry_out(const protocol::backup::DiscardPartial&) { staged_ = {}; }
   void carry_out(const protocol::backup::Disconnect&);
   void carry_out(const protocol::backup::ClaimTerm& effect);

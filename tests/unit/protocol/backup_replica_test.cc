@@ -8,6 +8,9 @@ namespace {
 using namespace backup;
 using State = BackupReplica::State;
 
+// Of a piece with one run, beside its body.
+constexpr std::uint64_t kPieceBytes = kPieceOverhead + sizeof(PageRun);
+
 class BackupScript : public ::testing::Test {
  protected:
   static Hello hello() {
@@ -91,6 +94,22 @@ TEST_F(BackupScript, FromTheFirstLinkToTheFirstEpoch) {
   EXPECT_EQ(receive(EpochDiskWrites{{1}, {{{0}, DiskOperationKind::kWrite, 0, 512}}}), Lines{});
   EXPECT_EQ(receive(EpochClose{{1}, 3, 0, 1, false, 64}), (Lines{"ApplyEpoch(1)", "Send(Ack(1))"}));
   EXPECT_EQ(backup_->last_whole(), EpochId{1});
+}
+
+TEST_F(BackupScript, AMarkOfTheSyncIsSentBackWhenDurable) {
+  begin_sync();
+  receive(SyncPages{{{{16}, 2, false}}});
+  EXPECT_EQ(receive(SyncMark{1}), (Lines{"MakeSyncDurable(1)"}));
+  EXPECT_EQ(receive(SyncPages{{{{18}, 1, false}}}), Lines{});  // the next round may be on its way
+  EXPECT_EQ(step(SyncDurable{{1}}), (Lines{"Send(SyncMark(1))"}));
+  EXPECT_EQ(receive(SyncMark{2}), (Lines{"MakeSyncDurable(2)"}));
+  EXPECT_EQ(receive(SyncMark{3}), violation("SyncMark(3) before the answer to the last"));
+  EXPECT_EQ(step(SyncDurable{{2}}), Lines{});
+  begin_sync();
+  receive(SyncMark{1});
+  EXPECT_EQ(receive(SyncEnd{}), violation("SyncEnd before the answer to the last SyncMark"));
+  protect();
+  EXPECT_EQ(receive(SyncMark{1}), violation("SyncMark out of place"));
 }
 
 TEST_F(BackupScript, ASyncMayEndAtALaterEpoch) {
@@ -407,19 +426,28 @@ TEST_F(BackupScript, ARecordIsBounded) {
   protect();
   open(1);
   EXPECT_EQ(pages(1, 200), Lines{});
-  EXPECT_EQ(backup_->staged_bytes(), 200 * kPageSize);
+  EXPECT_EQ(backup_->staged_bytes(), 200 * kPageSize + kPieceBytes);
   EXPECT_EQ(pages(1, 57), violation_in(1, "the record of epoch 1 is longer than 1048576 bytes"));
+}
+
+// Pieces without a body take memory, too.
+TEST_F(BackupScript, ARecordOfEmptyPiecesIsBounded) {
+  protect();
+  open(1);
+  Lines lines;
+  for (int pieces = 0; pieces < (1 << 20) / 128 + 1 && lines.empty(); ++pieces) lines = receive(EpochPages{{1}, {}});
+  EXPECT_EQ(lines, violation_in(1, "the record of epoch 1 is longer than 1048576 bytes"));
 }
 
 TEST_F(BackupScript, StagedBytesAreFreeWhenApplied) {
   protect();
   record(1);
-  EXPECT_EQ(backup_->staged_bytes(), kPageSize + 64);
+  EXPECT_EQ(backup_->staged_bytes(), kPageSize + kPieceBytes + 64);
   open(2);
   pages(2, 1);
-  EXPECT_EQ(backup_->staged_bytes(), 2 * kPageSize + 64);
+  EXPECT_EQ(backup_->staged_bytes(), 2 * (kPageSize + kPieceBytes) + 64);
   applied(1);
-  EXPECT_EQ(backup_->staged_bytes(), kPageSize);
+  EXPECT_EQ(backup_->staged_bytes(), kPageSize + kPieceBytes);
 }
 
 TEST_F(BackupScript, TheConfigurationDigestIsChecked) {

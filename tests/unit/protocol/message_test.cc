@@ -28,6 +28,7 @@ std::vector<Message> samples() {
       DiskDigests{{1}, 5, 100},
       DiskBlocks{{0}, {{0, 65536, false}, {1 << 20, 1 << 30, true}}},
       SyncPages{{{{16}, 3, false}, {{0x100000}, 1 << 20, true}}},
+      SyncMark{3},
       SyncEnd{{0}, 3, 1 << 20, 2, 4000},
       EpochOpen{{1}},
       EpochPages{{1}, {{{1}, 1, false}, {{7}, 255, false}, {{300}, 2, true}}},

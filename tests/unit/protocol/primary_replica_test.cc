@@ -64,6 +64,7 @@ TEST_F(PrimaryScript, OneBackupFromTheFirstLinkToTheFirstCommit) {
   EXPECT_EQ(step(LinkUp{{0}}), (Lines{std::string("Send(0, ") + kHello + ")"}));
   EXPECT_EQ(welcome(0), (Lines{"StartFullSync(0)"}));
   EXPECT_EQ(receive(0, DiskDigests{{0}, 0, 1}), Lines{});
+  EXPECT_EQ(receive(0, SyncMark{1}), Lines{});
   EXPECT_EQ(step(SyncFinished{{0}, {0}}), Lines{});
   EXPECT_EQ(primary_->state({0}), State::kSettling);
   EXPECT_EQ(ack(0, 0), (Lines{"Protected(0)"}));
@@ -208,6 +209,7 @@ TEST_F(PrimaryScript, ViolationsByAProtectingBackup) {
       {"welcome again", Welcome{1, {4}, {}}, "Welcome out of place"},
       {"late refusal", Refuse{"no"}, "Refuse out of place"},
       {"late digests", DiskDigests{{0}, 0, 1}, "DiskDigests out of place"},
+      {"a late mark", SyncMark{1}, "SyncMark out of place"},
       {"a primary's message", EpochOpen{{1}}, "a backup sent EpochOpen"},
       {"a hello", Hello{}, "a backup sent Hello"},
   };

@@ -26,7 +26,7 @@ class Random {
 // A message any peer might send, near the epochs at hand.
 Message any_message(Random& random, std::uint64_t epoch) {
   const EpochId near{epoch + random.below(3) - (epoch > 0 ? random.below(2) : 0)};
-  switch (random.below(14)) {
+  switch (random.below(15)) {
     case 0: return Hello{};
     case 1: return Welcome{};
     case 2: return DiskDigestRequest{{0}, 0, 1};
@@ -40,6 +40,7 @@ Message any_message(Random& random, std::uint64_t epoch) {
     case 10: return Ack{near};
     case 11: return Heartbeat{1};
     case 12: return NewTerm{{random.below(4)}};
+    case 13: return SyncMark{random.below(2)};
     default: return random.chance(2) ? Message(Goodbye{}) : Message(Refuse{"no"});
   }
 }
