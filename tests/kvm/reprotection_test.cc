@@ -223,9 +223,9 @@ TEST_F(Reprotection, SwitchedThereAndBackTheComputationEndsAsIfNothingHadHappene
   RecordProperty("switchover_us_max", static_cast<int>(times_us.back()));
   const auto ms = [](std::int64_t us) { return static_cast<double>(us) / 1000; };
   std::printf("switchover: from the order to the guest's first entry: median %.1f ms, longest %.1f ms; from the pause to the "
-              "won term: median %.1f ms; %zu of %zu in the middle\n",
-              ms(times_us[times_us.size() / 2]), ms(times_us.back()), ms(still_us[still_us.size() / 2]), in_the_middle,
-              times_us.size());
+              "won term: median %.1f ms, longest %.1f ms; %zu of %zu in the middle\n",
+              ms(times_us[times_us.size() / 2]), ms(times_us.back()), ms(still_us[still_us.size() / 2]),
+              ms(still_us.back()), in_the_middle, times_us.size());
 }
 
 // Before its last epoch, after it, with HandOver on its way or answered: one of the two leads, and with the same state.
