@@ -215,7 +215,7 @@ Bytes Machine::Impl::save() {
   auto state = message.initRoot<schema::MachineState>();
   state.setVersion(kMachineStateVersion);
   write_config(config_, state.initConfig());
-  write_cpuid(cpuid_, state);
+  state.setCpuid(cpuid_data(cpuid_));
   auto vcpus = state.initVcpus(static_cast<unsigned>(vcpus_.size()));
   for (unsigned i = 0; i < vcpus.size(); ++i) write_vcpu(vcpus_[i]->capture(), vcpus[i]);
   const ClockState now = clock();
