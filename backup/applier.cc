@@ -17,15 +17,13 @@ Applier::~Applier() {
   thread_.join();
 }
 
-void Applier::apply(EpochRecord record) {
-  const std::lock_guard lock(mutex_);
-  jobs_.emplace_back(std::move(record));
-  changed_.notify_all();
-}
+void Applier::apply(EpochRecord record) { add(std::move(record)); }
+void Applier::make_durable(protocol::EpochId epoch) { add(Durable{epoch}); }
+void Applier::make_durable(protocol::SyncMark mark) { add(mark); }
 
-void Applier::make_durable(protocol::EpochId epoch) {
+void Applier::add(Job job) {
   const std::lock_guard lock(mutex_);
-  jobs_.emplace_back(Durable{epoch});
+  jobs_.push_back(std::move(job));
   changed_.notify_all();
 }
 
@@ -62,8 +60,12 @@ void Applier::perform(Job job) {
     const protocol::EpochId epoch = record->epoch;
     image_.apply(std::move(*record));
     on_done_(protocol::backup::EpochApplied{epoch});
+    return;
+  }
+  image_.make_durable();
+  if (const auto* mark = std::get_if<protocol::SyncMark>(&job)) {
+    on_done_(protocol::backup::SyncDurable{*mark});
   } else {
-    image_.make_durable();
     on_done_(protocol::backup::EpochDurable{std::get<Durable>(job).epoch});
   }
 }

@@ -1,4 +1,5 @@
-// Applies whole records to the image, in order, on a thread of its own: receiving never waits for a disk.
+// Applies whole records to the image, in order, on a thread of its own, and makes it durable: receiving never waits for
+// that.
 #pragma once
 
 #include <condition_variable>
@@ -14,10 +15,10 @@
 
 namespace pollux::backup {
 
-// Owns the image's use between start and drain(). Thread safe.
+// Owns the image from the end of the full sync to drain(). Thread safe.
 class Applier {
  public:
-  // `on_done` is called on the applier's thread with EpochApplied and EpochDurable; `on_failed` with the line of
+  // `on_done` is called on the applier's thread with EpochApplied, EpochDurable and SyncDurable; `on_failed` with the line of
   // the disk that refused, after which nothing more is applied.
   Applier(ReplicaImage& image, std::function<void(protocol::backup::Event)> on_done,
           std::function<void(std::string)> on_failed);
@@ -25,6 +26,8 @@ class Applier {
 
   void apply(EpochRecord record);
   void make_durable(protocol::EpochId epoch);
+  // During full sync, while the receiving thread writes the image.
+  void make_durable(protocol::SyncMark mark);
   // Returns when all of the above is done. False: a disk refused.
   bool drain();
 
@@ -32,8 +35,9 @@ class Applier {
   struct Durable {
     protocol::EpochId epoch;
   };
-  using Job = std::variant<EpochRecord, Durable>;
+  using Job = std::variant<EpochRecord, Durable, protocol::SyncMark>;
 
+  void add(Job job);
   void run();
   void perform(Job job);
 

@@ -2,10 +2,10 @@
 
 #include <spdlog/spdlog.h>
 
-#include <fstream>
+#include <condition_variable>
 #include <mutex>
+#include <utility>
 
-#include "backup/failover.h"
 #include "backup/replication_session.h"
 #include "base/error.h"
 
@@ -14,8 +14,6 @@ namespace pollux::backup {
 using namespace std::chrono_literals;
 
 namespace {
-
-protocol::TimePoint now() { return std::chrono::steady_clock::now(); }
 
 protocol::LinkOptions link_options(const BackupOptions& options) {
   protocol::LinkOptions link;
@@ -26,44 +24,75 @@ protocol::LinkOptions link_options(const BackupOptions& options) {
 }  // namespace
 
 struct Backup::Impl {
-  Impl(BackupOptions given, const protocol::session::SecretKey& key)
-      : options(std::move(given)), listener(options.listen, key, {options.primary_key}, link_options(options)) {}
-
-  std::unique_ptr<protocol::Link> wait_for_primary();
-  BackupEnd take_over(ReplicationSession& session, const SessionOutcome& outcome, vmm::Backends& backends);
-  void set_session(ReplicationSession* current);
-  void report(const FailoverTimeline& timeline) const;
-  [[nodiscard]] bool stopping() {
-    const std::lock_guard lock(mutex);
-    return stop_requested;
+  Impl(BackupOptions given, const protocol::session::SecretKey& own) : options(std::move(given)), key(own) {
+    POLLUX_ASSERT(options.listen || options.join);
+    if (!options.listen) return;
+    listener = std::make_shared<protocol::Listener>(*options.listen, key, std::vector{options.primary_key},
+                                                    link_options(options));
   }
 
+  std::unique_ptr<protocol::Link> wait_for_primary();
+  std::unique_ptr<protocol::Link> join_primary();
+  void set_session(ReplicationSession* current);
+  void say_once(const std::string& line);
+  bool stopped_within(std::chrono::milliseconds time);
+
   BackupOptions options;
-  protocol::Listener listener;
+  const protocol::session::SecretKey& key;
+  std::shared_ptr<protocol::Listener> listener;
+  std::string last_said;
 
   std::mutex mutex;
+  std::condition_variable changed;
   bool stop_requested = false;
   ReplicationSession* session = nullptr;  // while one runs
-  vmm::Machine* machine = nullptr;        // once promoted
 };
 
 Backup::Backup(BackupOptions options, const protocol::session::SecretKey& key)
     : impl_(std::make_unique<Impl>(std::move(options), key)) {}
 Backup::~Backup() = default;
 
-std::uint16_t Backup::port() const { return impl_->listener.port(); }
+std::uint16_t Backup::port() const { return impl_->listener ? impl_->listener->port() : 0; }
 
 void Backup::stop() {
   const std::lock_guard lock(impl_->mutex);
   impl_->stop_requested = true;
-  impl_->listener.close();
   if (impl_->session != nullptr) impl_->session->stop();
-  if (impl_->machine != nullptr) impl_->machine->request_exit();
+  impl_->changed.notify_all();
 }
 
+bool Backup::Impl::stopped_within(std::chrono::milliseconds time) {
+  std::unique_lock lock(mutex);
+  return changed.wait_for(lock, time, [this] { return stop_requested; });
+}
+
+// What happens at every attempt is said once.
+void Backup::Impl::say_once(const std::string& line) {
+  if (std::exchange(last_said, line) != line) spdlog::info("{}", line);
+}
+
+// Null: stopped.
 std::unique_ptr<protocol::Link> Backup::Impl::wait_for_primary() {
-  while (!stopping()) {
-    if (auto link = listener.accept(1s)) return link;
+  if (options.join) return join_primary();
+  while (!stopped_within(0ms)) {
+    if (auto link = listener->accept(200ms)) {
+      spdlog::info("primary connected from {}", link->peer_address());
+      return link;
+    }
+  }
+  return nullptr;
+}
+
+std::unique_ptr<protocol::Link> Backup::Impl::join_primary() {
+  constexpr auto kRetryInterval = 500ms;
+  for (auto pause = 0ms; !stopped_within(pause); pause = kRetryInterval) {
+    try {
+      protocol::LinkOptions link = link_options(options);
+      link.deadline = 1000ms;  // in slices, so that a mute peer does not delay the end for long
+      return protocol::Link::connect(*options.join, key, options.primary_key, link);
+    } catch (const protocol::LinkError& failure) {
+      say_once(std::string(failure.what()) + "; trying again");
+    }
   }
   return nullptr;
 }
@@ -72,20 +101,40 @@ BackupEnd Backup::run(vmm::Backends& backends) {
   for (;;) {
     auto link = impl_->wait_for_primary();
     if (!link) return {.reason = "stopped before a primary came"};
-    spdlog::info("primary connected from {}", link->peer_address());
     ReplicationSession session(std::move(link), backends,
                                {impl_->options.heartbeat_interval, impl_->options.silence_timeout},
-                               impl_->options.staging_bytes);
+                               impl_->options.staging_bytes,
+                               [&](const vmm::MachineConfig& config, ByteView state) {
+                                 rehearse_restore(config, state, backends);
+                               },
+                               impl_->options.claim);
     impl_->set_session(&session);
     const SessionOutcome outcome = session.run();
     impl_->set_session(nullptr);
-    if (outcome.again) {
-      spdlog::info("{}: waiting for another primary", outcome.reason);
-      continue;
+    if (outcome.promote) {
+      ReplicaImage& image = session.image();
+      return {.promotion = Promotion{.config = image.config(),
+                                     .memory = image.take_memory(),
+                                     .state = image.take_state(),
+                                     .vm = outcome.vm,
+                                     .term = outcome.term,
+                                     .timeline = {.epoch = outcome.epoch,
+                                                  .reason = outcome.reason,
+                                                  .epoch_received = outcome.epoch_received,
+                                                  .last_heard = outcome.last_heard,
+                                                  .detected = outcome.detected,
+                                                  .promoted = {},
+                                                  .first_entry = {},
+                                                  .first_frame = {}},
+                                     .listener = impl_->listener},
+              .failed = false,
+              .reason = "promoted"};
     }
-    if (!outcome.promote) return {.failed = outcome.failed, .reason = outcome.reason};
-    impl_->listener.close();
-    return impl_->take_over(session, outcome, backends);
+    // Who joined a machine that does not fit here would refuse it again and again.
+    const bool again = outcome.again && !(impl_->options.join && outcome.failed);
+    if (!again) return {.failed = outcome.failed, .reason = outcome.reason};
+    impl_->say_once(outcome.reason + (impl_->options.join ? ": trying again" : ": waiting for another primary"));
+    if (impl_->options.join) (void)impl_->stopped_within(500ms);
   }
 }
 
@@ -93,67 +142,6 @@ void Backup::Impl::set_session(ReplicationSession* current) {
   const std::lock_guard lock(mutex);
   session = current;
   if (session != nullptr && stop_requested) session->stop();
-}
-
-BackupEnd Backup::Impl::take_over(ReplicationSession& session, const SessionOutcome& outcome,
-                                  vmm::Backends& backends) {
-  FailoverTimeline timeline{.epoch = outcome.epoch,
-                            .reason = outcome.reason,
-                            .epoch_received = outcome.epoch_received,
-                            .last_heard = outcome.last_heard,
-                            .detected = outcome.detected,
-                            .promoted = {},
-                            .first_entry = {},
-                            .first_frame = {}};
-  std::mutex timeline_mutex;
-  std::condition_variable first_frame;
-  vmm::PassThroughInput input;
-  PromotedOutput output(backends, [&] {
-    const std::lock_guard lock(timeline_mutex);
-    timeline.first_frame = now();
-    first_frame.notify_all();
-  });
-  ReplicaImage& image = session.image();
-  const auto restored = vmm::Machine::restore(image.config(), image.take_memory(), image.state(), backends, input, output);
-  timeline.promoted = now();
-  restored->announce();
-  output.watch_for_first_frame();
-  restored->resume();
-  {
-    const std::lock_guard lock(timeline_mutex);
-    timeline.first_entry = now();
-  }
-  {
-    const std::lock_guard lock(mutex);
-    machine = restored.get();
-    if (stop_requested) restored->request_exit();
-  }
-  {
-    // A machine without a NIC, or an idle one, sends nothing: the timeline is not held back for ever.
-    const auto longest_wait = backends.nic_count() > 0 ? 5s : 0s;
-    std::unique_lock lock(timeline_mutex);
-    first_frame.wait_for(lock, longest_wait, [&] { return timeline.first_frame.has_value(); });
-    report(timeline);
-  }
-  if (options.on_promoted) options.on_promoted(*restored);
-  std::optional<vmm::MachineExit> exit;
-  while (!exit) exit = restored->wait_for_exit(1s);
-  {
-    const std::lock_guard lock(mutex);
-    machine = nullptr;
-  }
-  if (!restored->paused()) restored->pause();
-  for (std::uint32_t i = 0; i < backends.disk_count(); ++i) (void)backends.disk({i}).sync();
-  return {.machine = exit, .failed = false, .reason = "promoted"};
-}
-
-void Backup::Impl::report(const FailoverTimeline& timeline) const {
-  spdlog::warn("{}", timeline.text());
-  spdlog::warn("this machine runs unprotected now");
-  if (options.timeline_path.empty()) return;
-  std::ofstream file(options.timeline_path, std::ios::trunc);
-  file << timeline.json();
-  if (!file.flush()) spdlog::error("--timeline: cannot write {}", options.timeline_path);
 }
 
 }  // namespace pollux::backup

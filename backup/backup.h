@@ -1,47 +1,47 @@
-// A backup: waits for its primary, keeps an image of the primary's machine, and becomes it when the primary dies.
+// A backup: waits for its primary or joins one that runs, keeps an image of the primary's machine, and is promoted when
+// the primary dies.
 #pragma once
 
 #include <chrono>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
+#include "backup/failover.h"
+#include "protocol/claim.h"
 #include "protocol/link/link.h"
 #include "vmm/machine/machine.h"
 
 namespace pollux::backup {
 
 struct BackupOptions {
-  protocol::Address listen;
+  // One of the two at least. With `join` nobody is waited for on `listen`: it is for the time after a promotion.
+  std::optional<protocol::Address> listen;
+  std::optional<protocol::Address> join;
   protocol::session::PublicKey primary_key;
   std::chrono::milliseconds heartbeat_interval{100};
   std::chrono::milliseconds silence_timeout{1000};
   std::uint64_t staging_bytes = std::uint64_t{1} << 30;
-  std::string timeline_path;  // the failover's timeline as JSON; empty: none
-  // Called on run()'s thread once the promoted machine runs; may be empty.
-  std::function<void(vmm::Machine&)> on_promoted;
+  protocol::Claim claim;  // of terms, for this replica; empty: no arbiter
 };
 
 // How a backup's life ended.
 struct BackupEnd {
-  // Set when it was promoted: how the machine ended here.
-  std::optional<vmm::MachineExit> machine = std::nullopt;
+  std::optional<Promotion> promotion = std::nullopt;  // it is to become the machine
   bool failed = false;  // not promoted, and not because primary or operator said goodbye
   std::string reason = {};
 };
 
 class Backup {
  public:
-  // Listens. Throws UsageError when the address cannot be bound.
+  // Listens, if asked to. Throws UsageError when the address cannot be bound. `key` outlives this and the Promotion.
   Backup(BackupOptions options, const protocol::session::SecretKey& key);
   ~Backup();
 
-  [[nodiscard]] std::uint16_t port() const;
-  // Waits for a primary, and for another when that leaves before anything here was touched.
+  [[nodiscard]] std::uint16_t port() const;  // 0: it does not listen
+  // Waits for a primary, or tries to join one until it can; and again when that leaves before anything here was touched.
   BackupEnd run(vmm::Backends& backends);
-  // Any thread: an orderly end, of the backup or of the machine it became.
+  // Any thread: an orderly end. Without effect once run() has returned.
   void stop();
 
  private:

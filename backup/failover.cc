@@ -2,7 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <spdlog/spdlog.h>
+
 #include <boost/json.hpp>
+#include <fstream>
+#include <utility>
 
 namespace pollux::backup {
 namespace {
@@ -13,6 +17,49 @@ double milliseconds(protocol::TimePoint from, protocol::TimePoint to) {
 
 }  // namespace
 
+void rehearse_restore(const vmm::MachineConfig& config, ByteView state, vmm::Backends& backends) {
+  vmm::PassThroughInput input;
+  vmm::PassThroughOutput output(backends);
+  // Never resumed: it listens to no backend, and its memory, which nothing touches, is never allocated.
+  (void)vmm::Machine::restore(config, std::make_unique<vmm::GuestMemory>(config.memory_bytes), state, backends, input,
+                              output);
+}
+
+std::unique_ptr<vmm::Machine> Promotion::restore(vmm::Backends& backends, vmm::InputGate& input,
+                                                 PromotedOutput& output) {
+  auto machine = vmm::Machine::restore(config, std::move(memory), state, backends, input, output);
+  timeline.promoted = std::chrono::steady_clock::now();
+  machine->announce();
+  output.watch_for_first_frame();
+  return machine;
+}
+
+FailoverReport::FailoverReport(const PromotedOutput& output, bool may_send, std::string path)
+    : output_(output), may_send_(may_send), path_(std::move(path)) {}
+
+void FailoverReport::look(FailoverTimeline& timeline, const vmm::Machine& machine) {
+  constexpr auto kLongestWait = std::chrono::seconds(5);
+  if (told_) return;
+  timeline.first_entry = machine.first_entry();
+  timeline.first_frame = output_.first_frame();
+  const bool complete = timeline.first_entry && (timeline.first_frame || !may_send_);
+  if (complete || std::chrono::steady_clock::now() - timeline.promoted > kLongestWait) tell(timeline);
+}
+
+void FailoverReport::finish(const FailoverTimeline& timeline) {
+  if (!told_) tell(timeline);
+}
+
+void FailoverReport::tell(const FailoverTimeline& timeline) {
+  told_ = true;
+  spdlog::warn("{}", timeline.text());
+  spdlog::warn("this machine runs unprotected now");
+  if (path_.empty()) return;
+  std::ofstream file(path_, std::ios::trunc);
+  file << timeline.json();
+  if (!file.flush()) spdlog::error("--timeline: cannot write {}", path_);
+}
+
 std::string FailoverTimeline::text() const {
   const auto line = [&](protocol::TimePoint at, const std::string& what) {
     return fmt::format("  {:>9.1f} ms  {}\n", milliseconds(last_heard, at), what);
@@ -22,7 +69,7 @@ std::string FailoverTimeline::text() const {
   text += line(last_heard, "last byte heard of the primary");
   text += line(detected, "primary declared lost");
   text += line(promoted, "promoted: machine restored");
-  text += line(first_entry, "first vCPU entry");
+  if (first_entry) text += line(*first_entry, "first vCPU entry");
   if (first_frame) text += line(*first_frame, "first frame sent by the guest");
   text.pop_back();
   return text;
@@ -35,7 +82,7 @@ std::string FailoverTimeline::json() const {
   object["epoch_received_ms"] = milliseconds(last_heard, epoch_received);
   object["detected_ms"] = milliseconds(last_heard, detected);
   object["promoted_ms"] = milliseconds(last_heard, promoted);
-  object["first_entry_ms"] = milliseconds(last_heard, first_entry);
+  if (first_entry) object["first_entry_ms"] = milliseconds(last_heard, *first_entry);
   if (first_frame) object["first_frame_ms"] = milliseconds(last_heard, *first_frame);
   return boost::json::serialize(object) + "\n";
 }

@@ -42,7 +42,7 @@ class ReplicaImage {
 
   // Gives the parts to a machine; the image is empty afterwards.
   [[nodiscard]] std::unique_ptr<vmm::GuestMemory> take_memory() { return std::move(memory_); }
-  [[nodiscard]] const Bytes& state() const { return state_; }
+  [[nodiscard]] Bytes take_state() { return std::move(state_); }
   [[nodiscard]] const vmm::MachineConfig& config() const { return config_; }
 
  private:

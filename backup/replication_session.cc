@@ -30,10 +30,13 @@ protocol::BackupConfig replica_config(protocol::Timing timing, std::uint64_t sta
 }  // namespace
 
 ReplicationSession::ReplicationSession(std::unique_ptr<protocol::Link> link, vmm::Backends& backends,
-                                       protocol::Timing timing, std::uint64_t staging_bytes)
+                                       protocol::Timing timing, std::uint64_t staging_bytes, Rehearsal rehearsal,
+                                       protocol::Claim claim)
     : link_(std::move(link)),
       backends_(backends),
       staging_bytes_(staging_bytes),
+      rehearsal_(std::move(rehearsal)),
+      claim_(std::move(claim)),
       replica_(replica_config(timing, staging_bytes)),
       silence_timeout_(timing.silence_timeout) {}
 
@@ -60,10 +63,9 @@ SessionOutcome ReplicationSession::run() {
     wait_for_work();
     step_posted_events();
     if (outcome_) break;
-    count_only_real_silence();
     receive_some();
     if (outcome_) break;
-    step(event::Heard{link_->last_received()});
+    step(event::Heard{last_heard()});
     if (!link_->is_up() && !link_down_seen_) {
       // What arrived whole before the end still counts.
       while (!outcome_) {
@@ -87,26 +89,31 @@ SessionOutcome ReplicationSession::run() {
 }
 
 // The primary is silent only for one who listens. A process that was stopped (SIGSTOP, a suspended host, a stolen
-// processor) finds old times when it wakes and the primary's bytes unread; and one that does not receive because its
-// staging memory is full makes the silence itself. Both begin to count afresh. This loop turns at least once each
-// heartbeat interval, so a gap of half the timeout is a stall of ours.
-void ReplicationSession::count_only_real_silence() {
+// processor, a disk that hangs during full sync) finds old times when it wakes and the primary's bytes unread; and one
+// that does not take what has come makes the silence itself. Both begin to count afresh. The loop turns at least once
+// each heartbeat interval, so a gap of half the timeout is a stall of ours.
+TimePoint ReplicationSession::last_heard() {
   const TimePoint turn = now();
   const bool stalled = turn - last_turn_ > silence_timeout_ / 2;
-  if (stalled || replica_.staged_bytes() > staging_bytes_) step(event::Heard{turn});
   last_turn_ = turn;
+  return stalled || unread_ ? turn : link_->last_received();
 }
 
-// Some only: between two turns heartbeats go out, however busy the link is. With full staging memory none: the
-// primary's data waits in the link, and so, by TCP, at the primary.
+// Some only, and no more when a heartbeat is due: those go out however busy the link and slow the disk is. With full
+// staging memory none: the primary's data waits in the link, and so, by TCP, at the primary.
 void ReplicationSession::receive_some() {
   constexpr int kMessagesPerTurn = 16;
+  unread_ = true;
   for (int i = 0; i < kMessagesPerTurn; ++i) {
     if (outcome_ || replica_.staged_bytes() > staging_bytes_) return;
     auto received = link_->receive(std::chrono::nanoseconds(0));
-    if (!received) return;
+    if (!received) {
+      unread_ = false;
+      return;
+    }
     receive_one(std::move(*received));
     step_posted_events();
+    if (const auto deadline = replica_.next_deadline(); deadline && now() >= *deadline) break;
   }
   const std::lock_guard lock(mutex_);
   activity_ = true;  // there may be more
@@ -154,6 +161,7 @@ void ReplicationSession::step(const event::Event& event) { handle(replica_.step(
 // The header first: the state machine says whether the message is in order; only then is its body looked at. A
 // record's body must be staged before the effects of its close are carried out.
 void ReplicationSession::receive_one(protocol::Received received) {
+  if (replica_.state() == protocol::BackupReplica::State::kClaiming) return;  // it hears nobody
   auto effects = replica_.receive(received.message, now());
   for (const event::Effect& effect : effects) {
     if (std::holds_alternative<event::End>(effect)) {
@@ -205,7 +213,10 @@ void ReplicationSession::handle(std::vector<event::Effect> effects) {
   }
 }
 
-void ReplicationSession::carry_out(const event::Send& effect) { link_->send(effect.message); }
+void ReplicationSession::carry_out(const event::Send& effect) {
+  refused_ |= std::holds_alternative<protocol::Refuse>(effect.message);
+  link_->send(effect.message);
+}
 
 void ReplicationSession::carry_out(const event::ExamineHello& effect) {
   try {
@@ -225,32 +236,39 @@ void ReplicationSession::carry_out(const event::ExamineHello& effect) {
     image_ = std::make_unique<ReplicaImage>(config, backends_);
     spdlog::info("machine {}: {} MiB, {} vCPU(s), {} disk(s), {} NIC(s)", to_string(effect.hello.vm),
                  config.memory_bytes >> 20, config.vcpus, config.disks.size(), config.nics.size());
+    vm_ = effect.hello.vm;
     step(event::HelloAccepted{});
   } catch (const Error& error) {
-    refused_ = true;
     step(event::HelloRefused{error.what()});
   }
 }
 
-void ReplicationSession::carry_out(const event::BeginSync&) { spdlog::info("full sync begins"); }
+void ReplicationSession::carry_out(const event::BeginSync&) {
+  spdlog::info("full sync begins");
+  sync_begun_ = true;
+  applier_ = std::make_unique<Applier>(
+      *image_, [this](event::Event event) { post(std::move(event)); },
+      [this](std::string failure) {
+        const std::lock_guard lock(mutex_);
+        disk_failure_ = std::move(failure);
+        changed_.notify_all();
+      });
+}
 
 void ReplicationSession::carry_out(const event::ApplyEpoch& effect) {
   last_whole_at_ = now();
-  if (!applier_) {
+  if (!sync_complete_) {
+    rehearsal_(image_->config(), staged_.state);
+    sync_complete_ = true;
     spdlog::info("full sync complete: protecting from the end of epoch {}", effect.epoch.value);
-    applier_ = std::make_unique<Applier>(
-        *image_, [this](event::Event event) { post(std::move(event)); },
-        [this](std::string failure) {
-          const std::lock_guard lock(mutex_);
-          disk_failure_ = std::move(failure);
-          changed_.notify_all();
-        });
   }
   staged_.epoch = effect.epoch;
   applier_->apply(std::exchange(staged_, {}));
 }
 
 void ReplicationSession::carry_out(const event::MakeDurable& effect) { applier_->make_durable(effect.epoch); }
+
+void ReplicationSession::carry_out(const event::MakeSyncDurable& effect) { applier_->make_durable(effect.mark); }
 
 void ReplicationSession::carry_out(const event::DiscardPartial& effect) {
   spdlog::info("epoch {} never came whole: discarded", effect.epoch.value);
@@ -261,18 +279,40 @@ void ReplicationSession::carry_out(const event::Disconnect& effect) {
   outcome_ = SessionOutcome{.again = true, .reason = effect.reason};
 }
 
+// Nobody is heard while claiming, so there is nothing else to do meanwhile.
+void ReplicationSession::carry_out(const event::ClaimTerm& effect) {
+  if (detected_ == TimePoint{}) detected_ = now();
+  switch (claim_ ? claim_(vm_, effect.term) : protocol::Verdict::kWon) {
+    case protocol::Verdict::kWon: return step(event::TermWon{effect.term});
+    case protocol::Verdict::kLost: return step(event::TermLost{effect.term});
+    case protocol::Verdict::kUnreachable:
+      spdlog::warn("the primary is lost, and the arbiter of term {} cannot be asked now", effect.term.value);
+      return step(event::ArbiterUnreachable{});
+  }
+}
+
 void ReplicationSession::carry_out(const event::Promote& effect) {
   outcome_ = SessionOutcome{.promote = true,
                             .reason = effect.reason,
+                            .vm = vm_,
+                            .term = effect.term,
                             .epoch = effect.epoch,
                             .epoch_received = last_whole_at_,
                             .last_heard = link_->last_received(),
-                            .detected = now()};
+                            .detected = detected_};
+}
+
+void ReplicationSession::carry_out(const event::Fenced& effect) {
+  outcome_ = SessionOutcome{.failed = true, .reason = "fenced: " + effect.reason};
 }
 
 void ReplicationSession::carry_out(const event::End& effect) {
   // After a refusal nothing here was touched: a primary with another machine may come.
-  outcome_ = SessionOutcome{.again = refused_, .failed = effect.failed, .reason = effect.reason};
+  std::string reason = effect.reason;
+  if (sync_begun_ && !sync_complete_ && backends_.disk_count() > 0) {
+    reason += "; the disks here are half overwritten: start no guest from them, a new full sync mends them";
+  }
+  outcome_ = SessionOutcome{.again = refused_, .failed = effect.failed, .reason = reason};
 }
 
 }  // namespace pollux::backup

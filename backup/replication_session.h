@@ -7,6 +7,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -16,6 +17,7 @@
 #include "backup/epoch_record.h"
 #include "backup/replica_image.h"
 #include "protocol/backup_replica.h"
+#include "protocol/claim.h"
 #include "protocol/link/link.h"
 
 namespace pollux::backup {
@@ -25,7 +27,9 @@ struct SessionOutcome {
   bool again = false;           // nothing was touched: another primary may come
   bool failed = false;          // ended, and not as it should
   std::string reason = {};      // why the primary counts as lost, or why it is over
-  protocol::EpochId epoch = {};  // promote: the machine goes on from the end of this epoch
+  protocol::VmId vm = {};
+  protocol::Term term = {};      // promote: won, and
+  protocol::EpochId epoch = {};  // the machine goes on from the end of this epoch
   protocol::TimePoint epoch_received = {};  // when its record was whole
   protocol::TimePoint last_heard = {};      // last byte of the primary
   protocol::TimePoint detected = {};        // when the primary was declared lost
@@ -33,10 +37,13 @@ struct SessionOutcome {
 
 class ReplicationSession {
  public:
+  // Throws Error when this host could not run the machine from that state.
+  using Rehearsal = std::function<void(const vmm::MachineConfig& config, ByteView state)>;
+
   // Receiving stops while more than `staging_bytes` of whole records wait to be applied; one record may hold at
-  // most as many.
+  // most as many. `rehearsal` is tried with the state at the end of the full sync, before that is acknowledged.
   ReplicationSession(std::unique_ptr<protocol::Link> link, vmm::Backends& backends, protocol::Timing timing,
-                     std::uint64_t staging_bytes);
+                     std::uint64_t staging_bytes, Rehearsal rehearsal, protocol::Claim claim);
   ~ReplicationSession();
 
   SessionOutcome run();
@@ -48,7 +55,7 @@ class ReplicationSession {
 
  private:
   void wait_for_work();
-  void count_only_real_silence();
+  protocol::TimePoint last_heard();
   void receive_some();
   void receive_one(protocol::Received received);
   void take_body(const protocol::Message& message, Bytes body);
@@ -62,22 +69,32 @@ class ReplicationSession {
   void carry_out(const protocol::backup::BeginSync& effect);
   void carry_out(const protocol::backup::ApplyEpoch& effect);
   void carry_out(const protocol::backup::MakeDurable& effect);
+  void carry_out(const protocol::backup::MakeSyncDurable& effect);
   void carry_out(const protocol::backup::DiscardPartial& effect);
   void carry_out(const protocol::backup::Disconnect& effect);
+  void carry_out(const protocol::backup::ClaimTerm& effect);
   void carry_out(const protocol::backup::Promote& effect);
+  void carry_out(const protocol::backup::Fenced& effect);
   void carry_out(const protocol::backup::End& effect);
 
   std::unique_ptr<protocol::Link> link_;
   vmm::Backends& backends_;
   const std::uint64_t staging_bytes_;
+  const Rehearsal rehearsal_;
+  const protocol::Claim claim_;
   protocol::BackupReplica replica_;
   std::unique_ptr<ReplicaImage> image_;
   std::unique_ptr<Applier> applier_;
   EpochRecord staged_;
   std::optional<SessionOutcome> outcome_;
+  protocol::VmId vm_;
   protocol::TimePoint last_whole_at_;
+  protocol::TimePoint detected_;
   bool link_down_seen_ = false;
+  bool unread_ = false;  // the link may hold more than was taken of it
   bool refused_ = false;
+  bool sync_begun_ = false;
+  bool sync_complete_ = false;
   const std::chrono::nanoseconds silence_timeout_;
   protocol::TimePoint last_turn_;
 

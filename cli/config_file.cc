@@ -50,8 +50,7 @@ void add_config_option(CLI::App& command) {
   command.add_option(kOption, "read options from this TOML file")->type_name("FILE");
 }
 
-std::vector<std::string> with_config_file(int argc, char** argv) {
-  std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
+std::vector<std::string> with_config_file(const CLI::App& command, std::vector<std::string> arguments) {
   const auto path = config_path(arguments);
   if (!path) return arguments;
   const std::vector<std::string> typed = arguments;
@@ -59,6 +58,9 @@ std::vector<std::string> with_config_file(int argc, char** argv) {
     if (!item.parents.empty()) refuse(*path, "[" + item.parents.front() + "]: the file has no sections");
     const std::string option = "--" + item.name;
     if (option == kOption) refuse(*path, "a file cannot name another");
+    if (command.get_option_no_throw(option) == nullptr) {
+      refuse(*path, "unknown key '" + item.name + "': the keys are the options of pollux " + command.get_name());
+    }
     const bool overridden = std::any_of(
         typed.begin(), typed.end(), [&](const std::string& argument) { return is_option(argument, option); });
     if (overridden) continue;

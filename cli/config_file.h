@@ -13,10 +13,10 @@ namespace pollux::cli {
 // Lets `command` accept and explain the option; with_config_file() does the work.
 void add_config_option(CLI::App& command);
 
-// The program's arguments without its name. Where they hold --config FILE, the file's keys are appended as if
-// they had been typed as long options ("memory = '1G'" as --memory=1G; an array as the option repeated),
-// except those that were typed. So a wrong key or value is refused like a wrong option. Throws UsageError
-// naming the file.
-std::vector<std::string> with_config_file(int argc, char** argv);
+// `arguments` of this (sub)command: where they hold --config FILE, the file's keys are appended as if they had been
+// typed as long options ("memory = '1G'" as --memory=1G; an array as the option repeated), except those that were
+// typed. So a wrong value is refused like a wrong option. Throws UsageError naming the file, and the key that is no
+// option of the command.
+std::vector<std::string> with_config_file(const CLI::App& command, std::vector<std::string> arguments);
 
 }  // namespace pollux::cli

@@ -9,6 +9,7 @@ int exit_code_of(const vmm::MachineExit& exit, int signal) {
     case vmm::ExitReason::kPowerOff: return 0;
     case vmm::ExitReason::kReset: return kResetExit;
     case vmm::ExitReason::kCrash: spdlog::error("the guest crashed: {}", exit.detail); return kCrashExit;
+    case vmm::ExitReason::kHostFailed: spdlog::error("this host failed: {}", exit.detail); return kFailureExit;
     case vmm::ExitReason::kRequested: return signal == 0 ? 0 : 128 + signal;
   }
   return kFailureExit;

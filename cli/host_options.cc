@@ -111,7 +111,6 @@ std::unique_ptr<vmm::Backends> HostOptions::open(const std::function<void()>& on
   }
   auto virtio_console =
       for_option("--virtio-console", [&] { return vmm::open_console(virtio_console_, on_leave); });
-  // The terminal last: whatever is refused above is said on a terminal in its ordinary mode.
   auto serial = for_option("--console", [&] { return vmm::open_console(console_, on_leave); });
   return std::make_unique<vmm::Backends>(std::move(images), std::move(nics), std::move(serial), std::move(virtio_console));
 }

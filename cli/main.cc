@@ -29,10 +29,30 @@ a guest in one line:
 
 the same guest on two hosts, as one machine:
   a$ pollux keygen a.key          b$ pollux keygen b.key     (exchange a.key.pub and b.key.pub)
-  b$ pollux backup --listen 0.0.0.0:7700 --key b.key --peer-key a.key.pub --disk root.raw --net tap=tap0
-  a$ pollux primary --backup b:7700 --key a.key --peer-key b.key.pub --kernel ... --disk root.raw --net tap=tap0
+  b$ pollux backup --listen 0.0.0.0:7700 --key b.key --peer-key a.key.pub --arbiter etcd:http://c:2379
+       --disk root.raw --net tap=tap0
+  a$ pollux primary --backup b:7700 --key a.key --peer-key b.key.pub --arbiter etcd:http://c:2379
+       --kernel ... --disk root.raw --net tap=tap0
 
 Options may also stand in a file: --config FILE.toml, with the same names.)";
+
+// The subcommand that is called, which is the first argument that is neither an option nor an option's value; null when
+// there is none.
+const CLI::App* called_command(const CLI::App& app, const std::vector<std::string>& arguments) {
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i].starts_with("-")) {
+      if (arguments[i] == "--log-level") ++i;  // its value
+      continue;
+    }
+    std::string known;
+    for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+      if (command->get_name() == arguments[i]) return command;
+      known += (known.empty() ? "" : ", ") + command->get_name();
+    }
+    throw pollux::UsageError(arguments[i] + ": no such command; there are " + known);
+  }
+  return nullptr;
+}
 
 // The exception's first line; the rest (usage hints) would break "one line".
 int complain(const std::string& text, int code) {
@@ -64,7 +84,10 @@ int main(int argc, char** argv) {
   cli::add_backup(app, exit_code);
   cli::add_keygen(app, exit_code);
   try {
-    std::vector<std::string> arguments = cli::with_config_file(argc, argv);
+    std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
+    if (const CLI::App* command = called_command(app, arguments)) {
+      arguments = cli::with_config_file(*command, std::move(arguments));
+    }
     std::reverse(arguments.begin(), arguments.end());  // as parse() wants a vector
     app.parse(std::move(arguments));
     return exit_code;

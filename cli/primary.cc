@@ -1,16 +1,20 @@
-// pollux primary: a guest on this host, protected by backups on others.
+// pollux primary: a guest on this host, protected by backups on others, from the start or when they join.
 #include "primary/primary.h"
 
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <memory>
 
 #include "base/error.h"
+#include "cli/arbiter_options.h"
 #include "cli/commands.h"
 #include "cli/exit_code.h"
 #include "cli/machine_options.h"
+#include "cli/protection_options.h"
 #include "cli/signals.h"
+#include "cli/stop_switch.h"
 #include "protocol/primary_replica.h"
 #include "vmm/gates/pass_through.h"
 
@@ -19,29 +23,24 @@ namespace {
 
 struct PrimaryCommand {
   MachineOptions machine;
+  ArbiterOptions arbiter;
+  ProtectionOptions protection;
   std::vector<std::string> backups;
+  std::string listen;
   std::string key;
   std::vector<std::string> peer_keys;
-  std::uint64_t epoch_ms = 20;
   std::uint64_t timeout_ms = 1000;
   std::uint64_t heartbeat_ms = 100;
   std::uint64_t connect_timeout_ms = 10'000;
   std::string staging = "256M";
-  std::string held = "64M";
-  std::string statistics;
 };
 
-// Less could not hold one message.
-constexpr std::uint64_t kSmallestBuffer = 4 << 20;
-
 primary::PrimaryOptions to_options(const PrimaryCommand& command) {
-  if (command.backups.empty() || command.backups.size() > protocol::kMaxBackups) {
-    throw UsageError("--backup: expected 1 to 3 addresses");
-  }
-  if (command.peer_keys.size() != 1 && command.peer_keys.size() != command.backups.size()) {
+  if (command.backups.size() > protocol::kMaxBackups) throw UsageError("--backup: expected at most 3 addresses");
+  if (command.backups.empty() && command.listen.empty()) throw UsageError("expected --backup, --listen or both");
+  if (!command.backups.empty() && command.peer_keys.size() != 1 && command.peer_keys.size() != command.backups.size()) {
     throw UsageError("--peer-key: expected one, or one for each --backup in the same order");
   }
-  if (command.epoch_ms < 1 || command.epoch_ms > 10'000) throw UsageError("--epoch-ms: expected 1 to 10000");
   check_timing(command.heartbeat_ms, command.timeout_ms);
   if (command.connect_timeout_ms < 1 || command.connect_timeout_ms > kMaxMilliseconds) {
     throw UsageError("--connect-timeout-ms: expected 1 to " + std::to_string(kMaxMilliseconds));
@@ -53,18 +52,27 @@ primary::PrimaryOptions to_options(const PrimaryCommand& command) {
         {for_option("--backup", [&] { return protocol::parse_address(command.backups[i]); }),
          for_option("--peer-key", [&] { return protocol::session::load_public_key(key); })});
   }
-  options.epoch_length = std::chrono::milliseconds(command.epoch_ms);
   options.silence_timeout = std::chrono::milliseconds(command.timeout_ms);
   options.heartbeat_interval = std::chrono::milliseconds(command.heartbeat_ms);
   options.connect_timeout = std::chrono::milliseconds(command.connect_timeout_ms);
   options.staging_bytes = parse_size("--staging", command.staging);
-  options.held_bytes = parse_size("--held", command.held);
-  if (options.staging_bytes < kSmallestBuffer || options.held_bytes < kSmallestBuffer) {
-    throw UsageError("--staging, --held: expected at least 4M");
-  }
-  check_writable("--stats", command.statistics);
-  options.statistics_path = command.statistics;
+  if (options.staging_bytes < kSmallestBuffer) throw UsageError("--staging: expected at least 4M");
+  command.protection.apply_to(options);
   return options;
+}
+
+// Null: nobody may join.
+std::shared_ptr<protocol::Listener> open_listener(const PrimaryCommand& command, const protocol::session::SecretKey& key) {
+  if (command.listen.empty()) return nullptr;
+  std::vector<protocol::session::PublicKey> accepted;
+  for (const std::string& path : command.peer_keys) {
+    accepted.push_back(for_option("--peer-key", [&] { return protocol::session::load_public_key(path); }));
+  }
+  protocol::LinkOptions link;
+  link.stall_timeout = std::chrono::milliseconds(command.timeout_ms);
+  return for_option("--listen", [&] {
+    return std::make_shared<protocol::Listener>(protocol::parse_address(command.listen), key, accepted, link);
+  });
 }
 
 int run_primary(const PrimaryCommand& command) {
@@ -73,13 +81,16 @@ int run_primary(const PrimaryCommand& command) {
   SignalWatcher signals;
   primary::PrimaryOptions options = to_options(command);
   const auto key = for_option("--key", [&] { return protocol::session::load_secret_key(command.key); });
-  primary::Primary* running = nullptr;
-  const std::unique_ptr<vmm::Backends> backends = command.machine.host().open([&] { running->stop(); });
+  options.claim = command.arbiter.open();
+  StopSwitch stops;
+  const std::unique_ptr<vmm::Backends> backends = command.machine.host().open([&] { stops.stop(); });
+  options.listener = open_listener(command, key);
+  if (options.listener) spdlog::info("backups may join on {} (port {})", command.listen, options.listener->port());
   // A live line would garble a guest's console on the same terminal.
   options.status_line = ::isatty(STDERR_FILENO) && !command.machine.host().uses_terminal();
   primary::Primary primary(std::move(options));
-  running = &primary;
-  signals.on_signal([&] { primary.stop(); });
+  const StopSwitch::Use stop(stops, [&] { primary.stop(); });
+  signals.on_signal([&] { stops.stop(); });
   vmm::PassThroughInput input;
   const vmm::MachineExit exit = primary.run(key, *backends, [&](vmm::OutputGate& output) {
     return command.machine.boot(*backends, input, output);
@@ -93,13 +104,13 @@ int run_primary(const PrimaryCommand& command) {
 void add_primary(CLI::App& app, int& exit_code) {
   auto* command = app.add_subcommand("primary", "run a guest on this host, protected by backups on other hosts");
   auto options = std::make_shared<PrimaryCommand>();
-  command->add_option("--backup", options->backups, "a backup's HOST:PORT; up to three")->required()->type_name("ADDR");
+  command->add_option("--backup", options->backups, "a backup's HOST:PORT; up to three")->type_name("ADDR");
+  command->add_option("--listen", options->listen, "HOST:PORT where backups may join (pollux backup --join)")
+      ->type_name("ADDR");
   command->add_option("--key", options->key, "this host's secret key (pollux keygen)")->required()->type_name("FILE");
   command->add_option("--peer-key", options->peer_keys, "the backups' public keys, in the order of --backup, or one for all")
       ->required()
       ->type_name("FILE");
-  command->add_option("--epoch-ms", options->epoch_ms, "epoch length: outputs wait for its end and its commit")
-      ->capture_default_str();
   command->add_option("--timeout-ms", options->timeout_ms, "a backup that is silent for so long is dropped")
       ->capture_default_str();
   command->add_option("--heartbeat-ms", options->heartbeat_ms, "interval of heartbeats")->capture_default_str();
@@ -107,8 +118,8 @@ void add_primary(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   command->add_option("--staging", options->staging, "memory for page copies on their way to the backups")
       ->capture_default_str();
-  command->add_option("--held", options->held, "memory for outputs that wait for their commit")->capture_default_str();
-  command->add_option("--stats", options->statistics, "write statistics to this JSON file every second")->type_name("FILE");
+  options->protection.add_to(*command);
+  options->arbiter.add_to(*command);
   options->machine.add_to(*command);
   command->callback([options, &exit_code] { exit_code = run_primary(*options); });
 }

@@ -1,6 +1,7 @@
 #include "primary/engine_mailbox.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace pollux::primary {
@@ -8,15 +9,21 @@ namespace pollux::primary {
 using protocol::BackupId;
 using protocol::EpochId;
 
-void EngineMailbox::start_full_sync(BackupId backup) {
+void EngineMailbox::start_full_sync(std::vector<SyncTarget> backups) {
   const std::lock_guard lock(mutex_);
-  sync_requests_.push_back(backup);
+  std::ranges::move(backups, std::back_inserter(sync_requests_));
   changed_.notify_all();
 }
 
 void EngineMailbox::digests(DigestAnswer answer) {
   const std::lock_guard lock(mutex_);
-  answers_.push_back(std::move(answer));
+  answers_.insert_or_assign(answer.backup, std::move(answer));
+  changed_.notify_all();
+}
+
+void EngineMailbox::reached(BackupId backup, protocol::SyncMark mark) {
+  const std::lock_guard lock(mutex_);
+  marks_.insert_or_assign(backup, mark);
   changed_.notify_all();
 }
 
@@ -29,7 +36,9 @@ void EngineMailbox::committed(EpochId epoch) {
 void EngineMailbox::dropped(BackupId backup) {
   const std::lock_guard lock(mutex_);
   dropped_.insert(backup);
-  std::erase(sync_requests_, backup);
+  answers_.erase(backup);
+  marks_.erase(backup);
+  std::erase_if(sync_requests_, [&](const SyncTarget& target) { return target.backup == backup; });
   changed_.notify_all();
 }
 
@@ -39,10 +48,26 @@ void EngineMailbox::unprotected() {
   changed_.notify_all();
 }
 
+void EngineMailbox::replicating() {
+  const std::lock_guard lock(mutex_);
+  unprotected_ = false;
+}
+
 void EngineMailbox::stop() {
   const std::lock_guard lock(mutex_);
   stopping_ = true;
   changed_.notify_all();
+}
+
+void EngineMailbox::fail() {
+  const std::lock_guard lock(mutex_);
+  stopping_ = failed_ = true;
+  changed_.notify_all();
+}
+
+bool EngineMailbox::failed() const {
+  const std::lock_guard lock(mutex_);
+  return failed_;
 }
 
 bool EngineMailbox::stopping() const {
@@ -65,27 +90,34 @@ EpochId EngineMailbox::committed() const {
   return committed_;
 }
 
-std::vector<BackupId> EngineMailbox::take_sync_requests() {
+std::vector<SyncTarget> EngineMailbox::take_sync_requests() {
   const std::lock_guard lock(mutex_);
+  if (!sync_requests_.empty()) {
+    dropped_.erase(dropped_.begin(), dropped_.lower_bound(sync_requests_.front().backup));
+  }
   return std::exchange(sync_requests_, {});
 }
 
 std::optional<DigestAnswer> EngineMailbox::wait_for_digests(BackupId backup) {
   std::unique_lock lock(mutex_);
-  const auto find = [&] {
-    return std::find_if(answers_.begin(), answers_.end(), [&](const auto& answer) { return answer.backup == backup; });
-  };
-  changed_.wait(lock, [&] { return stopping_ || dropped_.contains(backup) || find() != answers_.end(); });
-  const auto found = find();
+  changed_.wait(lock, [&] { return stopping_ || dropped_.contains(backup) || answers_.contains(backup); });
   if (stopping_ || dropped_.contains(backup)) return std::nullopt;
-  DigestAnswer answer = std::move(*found);
-  answers_.erase(found);
-  return answer;
+  return std::move(answers_.extract(backup).mapped());
+}
+
+bool EngineMailbox::wait_for_mark(BackupId backup, protocol::SyncMark mark) {
+  std::unique_lock lock(mutex_);
+  const auto reached = [&] {
+    const auto last = marks_.find(backup);
+    return last != marks_.end() && last->second == mark;
+  };
+  changed_.wait(lock, [&] { return stopping_ || dropped_.contains(backup) || reached(); });
+  return !stopping_ && reached();
 }
 
 bool EngineMailbox::wait_for_commit(EpochId epoch, std::chrono::nanoseconds timeout) {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, timeout, [&] { return unprotected_ || committed_ >= epoch; });
+  changed_.wait_for(lock, timeout, [&] { return unprotected_ || failed_ || committed_ >= epoch; });
   return committed_ >= epoch;
 }
 

@@ -21,46 +21,42 @@ constexpr auto kPollInterval = 20ms;
 }  // namespace
 
 EpochEngine::EpochEngine(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
-                         EngineMailbox& mailbox, Statistics& statistics, std::vector<Shipper*> shippers,
-                         Post post, Options options)
+                         EngineMailbox& mailbox, Statistics& statistics, Replica replica, Options options)
     : machine_(machine),
       backends_(backends),
       gate_(gate),
       pool_(pool),
       mailbox_(mailbox),
       statistics_(statistics),
-      shippers_(std::move(shippers)),
-      post_(std::move(post)),
-      options_(options) {}
+      replica_(std::move(replica)),
+      options_(std::move(options)),
+      closed_(options_.closed) {}
 
 MachineExit EpochEngine::run() {
   machine_.resume();
   std::optional<MachineExit> exit;
   while (!exit) exit = protected_ ? run_protected() : run_unprotected();
-  finish();
+  if (exit->reason != vmm::ExitReason::kHostFailed) finish();
   return *exit;
 }
 
 // Until the machine ends or a full sync has made it protected.
 std::optional<MachineExit> EpochEngine::run_unprotected() {
   if (auto exit = wait(kPollInterval)) return exit;
-  const std::vector<BackupId> backups = mailbox_.take_sync_requests();
-  if (!backups.empty()) sync(backups);
+  std::vector<SyncTarget> backups = mailbox_.take_sync_requests();
+  if (!backups.empty()) sync(std::move(backups));
   return std::nullopt;
 }
 
-void EpochEngine::sync(const std::vector<BackupId>& backups) {
-  std::vector<SyncTarget> targets;
-  for (const BackupId backup : backups) {
-    POLLUX_ASSERT(shippers_.at(backup.value) != nullptr);
-    targets.push_back({backup, shippers_[backup.value]});
-  }
+void EpochEngine::sync(std::vector<SyncTarget> backups) {
+  pool_.touch();
   statistics_.set_protection("syncing");
-  FullSync full_sync(machine_, backends_, gate_, pool_, mailbox_, statistics_, std::move(targets),
+  FullSync full_sync(machine_, backends_, gate_, pool_, mailbox_, statistics_, backups, closed_,
                      [this](BackupId backup) {
-                       post_(protocol::primary::SyncFinished{backup, closed_});
+                       replica_.post_and_wait(protocol::primary::SyncFinished{backup, closed_});
                      });
   protected_ = full_sync.run();
+  if (protected_) backups_ = std::move(backups);
   statistics_.set_protection(protected_ ? "protected" : "unprotected");
 }
 
@@ -72,6 +68,7 @@ std::optional<MachineExit> EpochEngine::run_protected() {
     const EpochId oldest{closed_.value - kMaxEpochsInFlight + 1};
     if (mailbox_.wait_for_commit(oldest, kPollInterval)) break;
     if (auto exit = wait(0ms)) return exit;
+    if (gate_.is_over_limit()) hold_guest(oldest);
   }
   if (mailbox_.is_unprotected()) {
     lose_protection();
@@ -81,8 +78,17 @@ std::optional<MachineExit> EpochEngine::run_protected() {
   return std::nullopt;
 }
 
+// It emits faster than epochs are committed, even lengthened ones: it stands still until the oldest is.
+void EpochEngine::hold_guest(EpochId oldest) {
+  machine_.pause();
+  while (!mailbox_.wait_for_commit(oldest, kPollInterval) && !mailbox_.is_unprotected() && !mailbox_.stopping()) {
+  }
+  machine_.resume();
+}
+
 std::optional<MachineExit> EpochEngine::wait(std::chrono::nanoseconds time) {
   if (mailbox_.stopping()) machine_.request_exit();
+  if (options_.on_turn) options_.on_turn(machine_);
   return machine_.wait_for_exit(std::chrono::duration_cast<std::chrono::milliseconds>(time));
 }
 
@@ -112,7 +118,7 @@ void EpochEngine::close_epoch() {
   const protocol::EpochClose close{epoch,         pages_, zero_pages_, disk_operations, held->flushed,
                                    static_cast<std::uint32_t>(state->size())};
   // Before the close is on its way: its acknowledgement must find the epoch closed.
-  post_(protocol::primary::EpochClosed{epoch, held->flushed});
+  replica_.post(protocol::primary::EpochClosed{epoch, held->flushed});
   ship_in_epoch(state_parcel(close, state));
   closed_ = epoch;
   statistics_.epoch_closed({epoch, pause, dirty.size(), bytes_});
@@ -154,9 +160,7 @@ void EpochEngine::ship_in_epoch(const Parcel& parcel) {
 
 void EpochEngine::ship(const Parcel& parcel) {
   bytes_ += parcel.body_bytes();
-  for (Shipper* shipper : shippers_) {
-    if (shipper != nullptr) shipper->push(parcel);
-  }
+  for (const SyncTarget& backup : backups_) backup.shipper->push(parcel);
 }
 
 void EpochEngine::committed(EpochId epoch, bool durable_first) {
@@ -179,6 +183,7 @@ void EpochEngine::lose_protection() {
   gate_.pass();
   machine_.resume();
   protected_ = false;
+  backups_.clear();
   statistics_.set_protection("unprotected");
 }
 
@@ -186,10 +191,11 @@ void EpochEngine::lose_protection() {
 void EpochEngine::finish() {
   if (protected_) {
     close_epoch();
-    while (!mailbox_.wait_for_commit(closed_, kPollInterval) && !mailbox_.is_unprotected()) {
+    while (!mailbox_.wait_for_commit(closed_, kPollInterval) && !mailbox_.is_unprotected() && !mailbox_.failed()) {
     }
   }
   machine_.pause();
+  if (mailbox_.failed()) return;  // what is held goes nowhere
   gate_.pass();
   gate_.drain();
 }

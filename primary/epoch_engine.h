@@ -3,6 +3,9 @@
 //
 // What happens while the guest stands still is all in close_epoch(), up to its resume: that is the epoch's pause,
 // and its floor is one memcpy of the dirty pages.
+//
+// Protection may come and go: a full sync for whom the mailbox names makes the machine protected, epochs go to these
+// backups only, and when none is left everything held is let out; until the next full sync. Epoch numbers go on.
 #pragma once
 
 #include <chrono>
@@ -29,16 +32,22 @@ class EpochEngine {
  public:
   struct Options {
     std::chrono::milliseconds epoch_length{20};
+    protocol::EpochId closed;  // where the epochs go on from
+    // Called on run()'s thread several times a second, the machine running; may be empty.
+    std::function<void(const vmm::Machine&)> on_turn;
   };
-  using Post = std::function<void(protocol::primary::Event)>;
+  // Hand an event to the replica thread; post_and_wait returns when it was stepped.
+  struct Replica {
+    std::function<void(protocol::primary::Event)> post;
+    std::function<void(protocol::primary::Event)> post_and_wait;
+  };
 
-  // `shippers` by BackupId; null: that backup never connected. `post` hands an event to the replica thread.
   EpochEngine(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
-              EngineMailbox& mailbox, Statistics& statistics, std::vector<Shipper*> shippers, Post post,
-              Options options);
+              EngineMailbox& mailbox, Statistics& statistics, Replica replica, Options options);
 
   // Runs the machine (paused when called) until it ends or the mailbox says stop; everything it emitted has then
-  // been committed and let out. The calling thread is the machine's controlling thread.
+  // been committed and let out, unless this host failed: then nothing more is. The calling thread is the machine's
+  // controlling thread.
   vmm::MachineExit run();
 
   // From the replica thread: outputs of every epoch up to `epoch` may leave. `durable_first`: protection is lost
@@ -54,7 +63,8 @@ class EpochEngine {
 
   std::optional<vmm::MachineExit> run_unprotected();
   std::optional<vmm::MachineExit> run_protected();
-  void sync(const std::vector<protocol::BackupId>& backups);
+  void sync(std::vector<SyncTarget> backups);
+  void hold_guest(protocol::EpochId oldest);
   std::optional<vmm::MachineExit> wait(std::chrono::nanoseconds time);
   void close_epoch();
   std::vector<std::unique_ptr<PageChunk>> copy_pages(const std::vector<vmm::Gfn>& gfns);
@@ -70,12 +80,12 @@ class EpochEngine {
   PagePool& pool_;
   EngineMailbox& mailbox_;
   Statistics& statistics_;
-  std::vector<Shipper*> shippers_;
-  Post post_;
+  Replica replica_;
   Options options_;
 
   bool protected_ = false;  // the gate holds, epochs are cut
-  protocol::EpochId closed_{};
+  std::vector<SyncTarget> backups_;  // while protected: who gets the epochs' records
+  protocol::EpochId closed_;
   // What has been shipped of the epoch that is being closed.
   std::uint64_t pages_ = 0;
   std::uint64_t zero_pages_ = 0;

@@ -15,18 +15,31 @@ using vmm::Gfn;
 
 static_assert(kSyncBlockSize == protocol::kDigestBlockBytes);
 
+namespace {
+
+// No replica can be made of this image; the guest, which may never read there, is not to suffer for it.
+class UnreadableImage : public Error {
+ public:
+  using Error::Error;
+};
+
+}  // namespace
+
 FullSync::FullSync(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
                    EngineMailbox& mailbox, Statistics& statistics, std::vector<SyncTarget> targets,
-                   std::function<void(BackupId)> before_end)
+                   protocol::EpochId end, std::function<void(BackupId)> before_end)
     : machine_(machine),
       backends_(backends),
       gate_(gate),
       pool_(pool),
       mailbox_(mailbox),
       statistics_(statistics),
+      end_(end),
       before_end_(std::move(before_end)) {
-  for (const SyncTarget& target : targets) targets_.push_back({target, {}, 0});
+  for (SyncTarget& target : targets) targets_.push_back({std::move(target), {}, 0});
 }
+
+FullSync::~FullSync() { gate_.track_writes(nullptr); }
 
 bool FullSync::abandoned() const {
   return mailbox_.stopping() || std::all_of(targets_.begin(), targets_.end(), [&](const Target& target) {
@@ -35,12 +48,26 @@ bool FullSync::abandoned() const {
 }
 
 bool FullSync::run() {
+  try {
+    return sync();
+  } catch (const UnreadableImage& error) {
+    spdlog::error("full sync: {}: the guest goes on, its backups are given up", error.what());
+    for (const Target& target : targets_) {
+      target.to.shipper->push(message_parcel(protocol::Goodbye{protocol::GoodbyeReason::kDropped, error.what()}));
+      target.to.shipper->close_when_sent();
+    }
+    give_up();
+    return false;
+  }
+}
+
+bool FullSync::sync() {
   // Tracking begins before anything is read, so that whatever changes after it was read is sent again.
   gate_.track_writes(&written_blocks_);
   machine_.pause();
   machine_.start_dirty_tracking();
   machine_.resume();
-  if (!compare_disks() || !send_blocks() || !send_all_memory()) {
+  if (!compare_disks() || !send_blocks() || !send_all_memory() || !wait_until_received()) {
     give_up();
     return false;
   }
@@ -56,16 +83,24 @@ bool FullSync::run() {
     spdlog::debug("full sync: round {}: {} pages dirty", round, dirty.size());
     const std::vector<BlockRef> written = written_blocks_.take();
     for (Target& target : targets_) target.blocks = written;
-    if (!send_blocks() || !send_pages(dirty)) {
+    if (!send_blocks() || !send_pages(dirty) || !wait_until_received()) {
       give_up();
       return false;
     }
   }
 }
 
+// Else the last pause's little rest would queue behind all that is still on its way, with the guest's outputs held.
+bool FullSync::wait_until_received() {
+  mark_.number += 1;
+  for (const Target& target : targets_) target.to.shipper->push(message_parcel(mark_));
+  for (const Target& target : targets_) (void)mailbox_.wait_for_mark(target.to.backup, mark_);
+  return !abandoned();
+}
+
 void FullSync::give_up() {
   gate_.track_writes(nullptr);
-  machine_.pause();
+  if (!machine_.paused()) machine_.pause();
   machine_.stop_dirty_tracking();
   machine_.resume();
 }
@@ -94,7 +129,7 @@ bool FullSync::compare_disk(Target& target, vmm::DiskIndex disk) {
     for (std::uint64_t i = 0; i < count; ++i) {
       const std::uint64_t offset = (first + i) * kSyncBlockSize;
       const MutableByteView block = MutableByteView(own).first(std::min(kSyncBlockSize, image.size() - offset));
-      if (!image.read(offset, block)) throw Error("full sync: cannot read " + image.path());
+      if (!image.read(offset, block)) throw UnreadableImage("cannot read " + image.path());
       own_digests[i] = protocol::digest_block(block);
     }
     const auto answer = mailbox_.wait_for_digests(target.to.backup);
@@ -175,7 +210,7 @@ void FullSync::send_block_run(Target& target, std::span<const BlockRef> run) {
     const std::uint64_t offset = block.block * kSyncBlockSize;
     const std::uint64_t length = std::min(kSyncBlockSize, image.size() - offset);
     const MutableByteView into = MutableByteView(*data).subspan(used, length);
-    if (!image.read(offset, into)) throw Error("full sync: cannot read " + image.path());
+    if (!image.read(offset, into)) throw UnreadableImage("cannot read " + image.path());
     const bool zero = is_zero(into);
     message.extents.push_back({offset, length, zero});
     if (!zero) used += length;
@@ -191,13 +226,18 @@ void FullSync::final_pause(std::vector<Gfn> dirty) {
   const std::vector<BlockRef> written = written_blocks_.take();
   gate_.track_writes(nullptr);
   for (Target& target : targets_) target.blocks = written;
-  (void)send_blocks();
+  try {
+    (void)send_blocks();
+  } catch (const UnreadableImage&) {
+    gate_.pass();
+    throw;
+  }
   // Whole, whatever happens meanwhile: what SyncEnd speaks for must not lack a page.
   (void)send_pages(dirty, Sending::kWhole);
   const auto state = std::make_shared<const Bytes>(machine_.save());
   machine_.resume();
   for (const Target& target : targets_) {
-    const protocol::SyncEnd end{protocol::EpochId{0}, pages_, zero_pages_, target.disk_extents,
+    const protocol::SyncEnd end{end_, pages_, zero_pages_, target.disk_extents,
                                 static_cast<std::uint32_t>(state->size())};
     before_end_(target.to.backup);
     target.to.shipper->push(state_parcel(end, state));

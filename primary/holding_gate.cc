@@ -14,7 +14,8 @@ HoldingGate::HoldingGate(vmm::Backends& backends, std::uint64_t held_limit, Call
       callbacks_(std::move(callbacks)),
       running_(std::make_shared<HeldEpoch>()),
       overlays_(backends.disk_count()),
-      writer_([this] { run_writer(); }) {}
+      writer_(backends, {.written = [this](const HeldEpoch& epoch) { written(epoch); },
+                         .failed = [this](const std::string& image) { image_failed(image); }}) {}
 
 HoldingGate::~HoldingGate() {
   {
@@ -22,7 +23,6 @@ HoldingGate::~HoldingGate() {
     stop_ = true;
   }
   changed_.notify_all();
-  writer_.join();
 }
 
 bool HoldingGate::transmit(vmm::NicIndex nic, ByteView frame) {
@@ -31,13 +31,14 @@ bool HoldingGate::transmit(vmm::NicIndex nic, ByteView frame) {
     backends_.nic(nic).send(frame);
     return true;
   }
-  if (held_bytes_ > 0 && held_bytes_ + frame.size() > held_limit_) {
+  const std::uint64_t bytes = frame.size() + kItemOverhead;
+  if (held_bytes_ > 0 && held_bytes_ + bytes > held_limit_) {
     refused_frame_ = true;
     return false;
   }
   running_->frames.push_back({nic, Bytes(frame.begin(), frame.end())});
-  running_->emitted_bytes += frame.size();
-  held_bytes_ += frame.size();
+  running_->emitted_bytes += bytes;
+  held_bytes_ += bytes;
   return true;
 }
 
@@ -85,7 +86,7 @@ bool HoldingGate::submit(DiskOperationKind kind, vmm::DiskIndex disk, std::uint6
   changed_.wait(lock, [&] {
     // Passing operations go behind everything that was released to the images before.
     if (stop_ || mode_ == Mode::kPass) return stop_ || images_idle();
-    return held_bytes_ == 0 || held_bytes_ + from.size() <= held_limit_;
+    return held_bytes_ == 0 || held_bytes_ + from.size() + kItemOverhead <= held_limit_;
   });
   if (stop_) return false;
   if (mode_ == Mode::kHold) {
@@ -96,7 +97,7 @@ bool HoldingGate::submit(DiskOperationKind kind, vmm::DiskIndex disk, std::uint6
   if (tracker_ != nullptr) tracker_->mark(disk, offset, length);
   ++passing_;
   lock.unlock();
-  const bool done = perform(kind, disk, offset, length, from);
+  const bool done = perform(backends_.disk(disk), kind, offset, length, from);
   lock.lock();
   --passing_;
   // A block read for the sync while this write was under way may be torn: it is sent again.
@@ -114,21 +115,10 @@ void HoldingGate::hold_operation(DiskOperationKind kind, vmm::DiskIndex disk, st
   } else {
     overlays_.at(disk.value).insert(offset, length, sequence, data);
   }
-  const std::uint64_t bytes = data ? data->size() : 0;
+  const std::uint64_t bytes = (data ? data->size() : 0) + kItemOverhead;
   running_->disk_operations.push_back({kind, disk, offset, length, sequence, std::move(data)});
   running_->disk_bytes += bytes;
   held_bytes_ += bytes;
-}
-
-bool HoldingGate::perform(DiskOperationKind kind, vmm::DiskIndex disk, std::uint64_t offset,
-                          std::uint64_t length, ByteView from) {
-  vmm::Image& image = backends_.disk(disk);
-  switch (kind) {
-    case DiskOperationKind::kWrite: return image.write(offset, from);
-    case DiskOperationKind::kDiscard: return image.discard(offset, length);
-    case DiskOperationKind::kFlush: return image.sync();
-  }
-  POLLUX_ASSERT(false);
 }
 
 void HoldingGate::track_writes(BlockTracker* tracker) {
@@ -186,7 +176,9 @@ void HoldingGate::emit(const HeldEpoch& epoch) {
 void HoldingGate::queue_for_images(std::shared_ptr<const HeldEpoch> epoch) {
   POLLUX_ASSERT(held_bytes_ >= epoch->emitted_bytes);
   held_bytes_ -= epoch->emitted_bytes;
-  if (!epoch->disk_operations.empty()) to_write_.push_back(std::move(epoch));
+  if (epoch->disk_operations.empty()) return;
+  ++unwritten_;
+  writer_.write(std::move(epoch));
 }
 
 void HoldingGate::pass() {
@@ -202,7 +194,7 @@ void HoldingGate::pass() {
     if (image_failed_) return;
     // Only now: no other host has the flushes that these outputs may speak of.
     for (const auto& epoch : held) emit(*epoch);
-    if (stop_ || (running_->frames.empty() && running_->disk_operations.empty())) mode_ = Mode::kPass;
+    if (stop_ || (running_->emitted_bytes == 0 && running_->disk_operations.empty())) mode_ = Mode::kPass;
   }
   const bool room = std::exchange(refused_frame_, false);
   changed_.notify_all();
@@ -211,10 +203,12 @@ void HoldingGate::pass() {
 }
 
 void HoldingGate::abandon() {
-  const std::lock_guard lock(mutex_);
-  image_failed_ = stop_ = true;
-  to_write_.clear();
+  {
+    const std::lock_guard lock(mutex_);
+    image_failed_ = stop_ = true;
+  }
   changed_.notify_all();
+  writer_.abandon();
 }
 
 void HoldingGate::drain() {
@@ -232,54 +226,31 @@ std::uint64_t HoldingGate::held_bytes() const {
   return held_bytes_;
 }
 
-void HoldingGate::run_writer() {
-  std::unique_lock lock(mutex_);
-  for (;;) {
-    changed_.wait(lock, [&] { return stop_ || !to_write_.empty(); });
-    if (to_write_.empty()) return;
-    const auto epoch = std::move(to_write_.front());
-    to_write_.pop_front();
-    writing_ = true;
-    lock.unlock();
-    const bool written = write_epoch(*epoch);
-    lock.lock();
-    if (!written) stop_ = true;  // no later write may overtake the lost one
-    for (const HeldDiskOperation& operation : epoch->disk_operations) {
-      if (written) overlays_.at(operation.disk.value).erase(operation.offset, operation.length, operation.sequence);
+void HoldingGate::written(const HeldEpoch& epoch) {
+  {
+    const std::lock_guard lock(mutex_);
+    for (const HeldDiskOperation& operation : epoch.disk_operations) {
+      overlays_.at(operation.disk.value).erase(operation.offset, operation.length, operation.sequence);
     }
-    held_bytes_ -= epoch->disk_bytes;
-    writing_ = false;
-    changed_.notify_all();
-    if (!written) return;
+    held_bytes_ -= epoch.disk_bytes;
+    --unwritten_;
   }
+  changed_.notify_all();
+  if (epoch.flushed && epoch.epoch.value != 0) callbacks_.durable(epoch.epoch);
 }
 
-bool HoldingGate::write_epoch(const HeldEpoch& epoch) {
-  const auto failed = [&](vmm::DiskIndex disk) {
-    {
-      const std::lock_guard lock(mutex_);
-      image_failed_ = true;
-    }
-    callbacks_.image_failed(backends_.disk(disk).path());
-    return false;
-  };
-  std::vector<bool> flushed(backends_.disk_count());
-  for (const HeldDiskOperation& operation : epoch.disk_operations) {
-    if (operation.kind == DiskOperationKind::kFlush) {
-      flushed.at(operation.disk.value) = true;
-      continue;
-    }
-    const ByteView data = operation.data ? ByteView(*operation.data) : ByteView{};
-    if (!perform(operation.kind, operation.disk, operation.offset, operation.length, data)) {
-      return failed(operation.disk);
-    }
+void HoldingGate::image_failed(const std::string& image) {
+  {
+    const std::lock_guard lock(mutex_);
+    image_failed_ = true;
   }
-  // One fdatasync a disk, at the end: no earlier flush of the epoch promised anything visible before it.
-  for (std::uint32_t i = 0; i < backends_.disk_count(); ++i) {
-    if (flushed[i] && !backends_.disk({i}).sync()) return failed({i});
+  // Before the guest's waiting operations fail: the links must be down by the time it could say anything of that.
+  callbacks_.image_failed(image);
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
   }
-  if (epoch.flushed && epoch.epoch.value != 0) callbacks_.durable(epoch.epoch);
-  return true;
+  changed_.notify_all();
 }
 
 }  // namespace pollux::primary

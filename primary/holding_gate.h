@@ -12,11 +12,10 @@
 // the image is durable before the next epoch with a flush is released).
 //
 // Threads: the OutputGate functions come from vCPU and device threads; seal(), hold() and pass() from the epoch
-// engine; release() from the replica thread. An own thread writes released disk operations to the images, so that
-// frames never wait for a disk.
+// engine; release() from the replica thread. The ImageWriter's thread writes released disk operations to the images,
+// so that frames never wait for a disk.
 #pragma once
 
-#include <array>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -24,10 +23,11 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "primary/block_tracker.h"
+#include "primary/held_epoch.h"
+#include "primary/image_writer.h"
 #include "primary/write_overlay.h"
 #include "protocol/types.h"
 #include "vmm/gates/output_gate.h"
@@ -35,36 +35,12 @@
 
 namespace pollux::primary {
 
-enum class DiskOperationKind { kWrite, kDiscard, kFlush };
-
-struct HeldDiskOperation {
-  DiskOperationKind kind;
-  vmm::DiskIndex disk;
-  std::uint64_t offset = 0;
-  std::uint64_t length = 0;
-  WriteOverlay::Sequence sequence = 0;
-  std::shared_ptr<const Bytes> data;  // writes only
-};
-
-struct HeldFrame {
-  vmm::NicIndex nic;
-  Bytes frame;
-};
-
-// Everything the guest emitted in one epoch, in order within its kind.
-struct HeldEpoch {
-  protocol::EpochId epoch;
-  std::vector<HeldFrame> frames;
-  std::array<Bytes, vmm::kConsoleCount> console;
-  std::vector<HeldDiskOperation> disk_operations;
-  bool flushed = false;   // a disk was flushed: the epoch is acknowledged only when durable
-  std::uint64_t emitted_bytes = 0;  // of frames and console: held until release
-  std::uint64_t disk_bytes = 0;     // of disk writes: held until they are on the image
-};
-
 class HoldingGate final : public vmm::OutputGate {
  public:
-  // Both are called from the writer thread.
+  // What a held frame or disk operation costs beside its bytes, roughly: many small ones are bounded too.
+  static constexpr std::uint64_t kItemOverhead = 128;
+
+  // Both are called from the image writer's thread.
   struct Callbacks {
     // The images durably hold every flush up to this epoch.
     std::function<void(protocol::EpochId)> durable;
@@ -73,7 +49,8 @@ class HoldingGate final : public vmm::OutputGate {
     std::function<void(const std::string& image)> image_failed;
   };
 
-  // Disk writes block and frames are refused while more than `held_limit` bytes are held.
+  // Disk operations block and frames are refused while more than `held_limit` bytes are held. Console bytes are not
+  // refused: whoever runs the guest holds it while is_over_limit().
   HoldingGate(vmm::Backends& backends, std::uint64_t held_limit, Callbacks callbacks);
   ~HoldingGate() override;
 
@@ -95,12 +72,14 @@ class HoldingGate final : public vmm::OutputGate {
   void release(protocol::EpochId epoch);
   // Holding -> passing: lets out everything held, sealed or not, and returns when the images hold it.
   void pass();
-  // Ends everything held without letting it out, and lets every waiter go. For a host that failed.
+  // Ends everything held without letting it out, and lets every waiter go. No callback comes after it. For a host that
+  // failed.
   void abandon();
   // Waits until every released disk operation is on its image, durably. For a clean end.
   void drain();
 
   [[nodiscard]] std::uint64_t held_bytes() const;
+  [[nodiscard]] bool is_over_limit() const { return held_bytes() > held_limit_; }
 
  private:
   enum class Mode { kPass, kHold };
@@ -109,13 +88,11 @@ class HoldingGate final : public vmm::OutputGate {
                             std::uint64_t length, ByteView from);
   void hold_operation(DiskOperationKind kind, vmm::DiskIndex disk, std::uint64_t offset, std::uint64_t length,
                       std::shared_ptr<const Bytes> data);
-  [[nodiscard]] bool perform(DiskOperationKind kind, vmm::DiskIndex disk, std::uint64_t offset,
-                             std::uint64_t length, ByteView from);
-  [[nodiscard]] bool images_idle() const { return to_write_.empty() && !writing_; }
+  [[nodiscard]] bool images_idle() const { return unwritten_ == 0; }
   void emit(const HeldEpoch& epoch);
   void queue_for_images(std::shared_ptr<const HeldEpoch> epoch);
-  void run_writer();
-  [[nodiscard]] bool write_epoch(const HeldEpoch& epoch);
+  void written(const HeldEpoch& epoch);
+  void image_failed(const std::string& image);
 
   vmm::Backends& backends_;
   const std::uint64_t held_limit_;
@@ -133,13 +110,13 @@ class HoldingGate final : public vmm::OutputGate {
   WriteOverlay::Sequence next_sequence_ = 1;
   std::shared_ptr<HeldEpoch> running_;
   std::deque<std::shared_ptr<const HeldEpoch>> sealed_;
-  std::deque<std::shared_ptr<const HeldEpoch>> to_write_;  // released, not yet on the images
-  bool writing_ = false;
+  std::size_t unwritten_ = 0;  // epochs given to the writer and not yet on the images
   std::vector<WriteOverlay> overlays_;  // per disk
   std::uint64_t held_bytes_ = 0;
   bool image_failed_ = false;  // nothing leaves any more
   bool stop_ = false;
-  std::thread writer_;
+
+  ImageWriter writer_;  // last: its thread uses everything above
 };
 
 }  // namespace pollux::primary

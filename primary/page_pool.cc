@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 
@@ -23,15 +24,16 @@ void PageChunk::append(vmm::Gfn gfn, std::span<const std::byte, kPageSize> page)
 
 PagePool::PagePool(std::size_t bytes) : chunk_count_(std::max<std::size_t>(bytes / kChunkBytes, 2)) {
   const std::size_t size = chunk_count_ * kChunkBytes;
-  void* mapping = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* mapping = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapping == MAP_FAILED) throw errno_error("map", std::to_string(size >> 20) + " MiB of staging memory");
   mapping_ = static_cast<std::byte*>(mapping);
   ::madvise(mapping, size, MADV_HUGEPAGE);
-  for (std::size_t i = chunk_count_; i-- > 0;) {
-    std::byte* chunk = mapping_ + i * kChunkBytes;
-    std::memset(chunk, 0, kChunkBytes);
-    free_.push_back(chunk);
-  }
+  for (std::size_t i = chunk_count_; i-- > 0;) free_.push_back(mapping_ + i * kChunkBytes);
+}
+
+void PagePool::touch() {
+  if (std::exchange(touched_, true)) return;
+  std::memset(mapping_, 0, chunk_count_ * kChunkBytes);
 }
 
 PagePool::~PagePool() {

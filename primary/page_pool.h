@@ -1,7 +1,8 @@
 // Fixed memory for page copies on their way to the backups.
 //
 // The pool is the bound on staged pages: when it is empty, whoever copies waits until a backup has been sent its
-// part. The memory is touched at construction, so that no page fault of ours falls into the guest's pause.
+// part. The memory is touched before the first use, so that no page fault of ours falls into the guest's
+// pause; not at construction: a replica that promotes has no time for that.
 #pragma once
 
 #include <condition_variable>
@@ -48,6 +49,8 @@ class PagePool {
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
 
+  // Makes the host give all of the memory now; the first time only. By the thread that acquires.
+  void touch();
   // Nothing when every chunk is in use.
   [[nodiscard]] std::unique_ptr<PageChunk> try_acquire();
   // Waits for a chunk; nothing after stop().
@@ -63,6 +66,7 @@ class PagePool {
 
   std::size_t chunk_count_;
   std::byte* mapping_ = nullptr;
+  bool touched_ = false;
   std::mutex mutex_;
   std::condition_variable returned_;
   std::vector<std::byte*> free_;  // last returned first: its lines are the likeliest in cache

@@ -5,9 +5,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <mutex>
+#include <optional>
 #include <thread>
 
+#include "base/error.h"
 #include "primary/epoch_engine.h"
+#include "primary/join_listener.h"
 #include "primary/replica_driver.h"
 #include "primary/status_reporter.h"
 
@@ -38,6 +42,13 @@ protocol::GoodbyeReason goodbye_reason(vmm::ExitReason reason) {
     case vmm::ExitReason::kPowerOff: return protocol::GoodbyeReason::kPoweredOff;
     case vmm::ExitReason::kReset: return protocol::GoodbyeReason::kReset;
     default: return protocol::GoodbyeReason::kStopped;
+  }
+}
+
+// A machine that nobody can arbitrate is not begun: its backup could never take over.
+void claim_first_term(const protocol::Claim& claim, const protocol::Hello& hello) {
+  if (claim && claim(hello.vm, hello.term) != protocol::Verdict::kWon) {
+    throw Error("the arbiter does not give this machine its first term: see --arbiter");
   }
 }
 
@@ -113,17 +124,22 @@ struct Primary::Impl {
   PrimaryOptions options;
   EngineMailbox mailbox;
   Statistics statistics;
-  std::vector<std::unique_ptr<Shipper>> shippers;  // by BackupId
-  std::string failed_image;  // written by the image's writer before it ends the engine
 
-  void connect(const protocol::session::SecretKey& key);
-  void fail_stop(const std::string& image);
-
-  [[nodiscard]] std::vector<Shipper*> shipper_pointers() const {
-    std::vector<Shipper*> pointers;
-    for (const auto& shipper : shippers) pointers.push_back(shipper.get());
-    return pointers;
+  std::vector<std::unique_ptr<protocol::Link>> connect(const protocol::session::SecretKey& key);
+  // Any thread. Nothing is posted while there is no driver.
+  void set_driver(ReplicaDriver* current);
+  void post(protocol::primary::Event event);
+  // Any thread: this host may not go on, and a backup takes over. The first reason counts.
+  void fail_stop(const std::string& why);
+  [[nodiscard]] std::optional<std::string> failure() {
+    const std::lock_guard lock(mutex);
+    return failure_;
   }
+
+ private:
+  std::mutex mutex;
+  std::optional<std::string> failure_;
+  ReplicaDriver* driver = nullptr;  // as long as it exists
 };
 
 Primary::Primary(PrimaryOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
@@ -133,80 +149,108 @@ void Primary::stop() { impl_->mailbox.stop(); }
 
 const Statistics& Primary::statistics() const { return impl_->statistics; }
 
-void Primary::Impl::connect(const protocol::session::SecretKey& key) {
-  bool any = false;
-  for (auto& link : Connector(options, key, mailbox).connect_all()) {
-    any |= link != nullptr;
-    shippers.push_back(link ? std::make_unique<Shipper>(std::move(link)) : nullptr);
+// By BackupId; null: not reached.
+std::vector<std::unique_ptr<protocol::Link>> Primary::Impl::connect(const protocol::session::SecretKey& key) {
+  if (options.backups.empty()) {
+    POLLUX_ASSERT(options.listener != nullptr);
+    return {};
   }
+  std::vector<std::unique_ptr<protocol::Link>> links = Connector(options, key, mailbox).connect_all();
+  const bool any = std::ranges::any_of(links, [](const auto& link) { return link != nullptr; });
   if (!any && !mailbox.stopping()) {
     throw Error("no backup could be reached within " + std::to_string(options.connect_timeout.count()) +
                 " ms: is `pollux backup` running there, with this host's public key as --peer-key?");
   }
+  return links;
 }
 
-// The image's writer calls this; the guest was told that the write is done.
-void Primary::Impl::fail_stop(const std::string& image) {
-  spdlog::critical("cannot write committed data to {}: this host stops", image);
-  failed_image = image;
-  for (const auto& shipper : shippers) {
-    if (shipper) shipper->abort();  // without a goodbye: a backup takes over
+void Primary::Impl::set_driver(ReplicaDriver* current) {
+  const std::lock_guard lock(mutex);
+  driver = current;
+}
+
+void Primary::Impl::post(protocol::primary::Event event) {
+  const std::lock_guard lock(mutex);
+  if (driver != nullptr) driver->post(std::move(event));
+}
+
+void Primary::Impl::fail_stop(const std::string& why) {
+  {
+    const std::lock_guard lock(mutex);
+    if (failure_) return;
+    failure_ = why;
+    spdlog::critical("{}: this host stops", why);
+    // Without a goodbye: a backup takes over.
+    if (driver != nullptr) driver->halt();
   }
-  mailbox.stop();
+  mailbox.fail();
 }
 
 vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Backends& backends,
                               const MakeMachine& make_machine) {
   const PrimaryOptions& options = impl_->options;
   PagePool pool(options.staging_bytes);
-  ReplicaDriver* driver_pointer = nullptr;
   HoldingGate gate(backends, options.held_bytes,
-                   {.durable = [&](protocol::EpochId epoch) { driver_pointer->post(protocol::primary::EpochDurable{epoch}); },
-                    .image_failed = [&](const std::string& image) { impl_->fail_stop(image); }});
+                   {.durable = [&](protocol::EpochId epoch) { impl_->post(protocol::primary::EpochDurable{epoch}); },
+                    // The guest was told that the write is done.
+                    .image_failed = [&](const std::string& image) {
+                      impl_->fail_stop("cannot write committed data to " + image);
+                    }});
   const std::unique_ptr<vmm::Machine> machine = make_machine(gate);
-  impl_->connect(key);
+  std::vector<std::unique_ptr<protocol::Link>> links = impl_->connect(key);
 
   protocol::PrimaryConfig config;
   config.hello = make_hello(machine->config());
-  config.backups = impl_->shippers.size();
+  config.backups = links.size();
   config.timing = {options.heartbeat_interval, options.silence_timeout};
+  if (options.succession) {
+    config.hello.vm = options.succession->vm;
+    config.hello.term = options.succession->term;
+    config.closed = options.succession->epoch;
+    impl_->mailbox.committed(config.closed);
+  } else {
+    claim_first_term(options.claim, config.hello);
+  }
+  const protocol::EpochId closed = config.closed;
   EpochEngine* engine_pointer = nullptr;
-  ReplicaDriver driver(std::move(config), impl_->shipper_pointers(), impl_->mailbox, impl_->statistics,
-                       [&](protocol::EpochId epoch, bool durable_first) {
-                         engine_pointer->committed(epoch, durable_first);
-                       });
-  driver_pointer = &driver;
-  EpochEngine engine(*machine, backends, gate, pool, impl_->mailbox, impl_->statistics, impl_->shipper_pointers(),
-                     [&](protocol::primary::Event event) { driver.post(std::move(event)); },
-                     {options.epoch_length});
+  ReplicaDriver driver(std::move(config), std::move(links), impl_->mailbox, impl_->statistics,
+                       {.committed = [&](protocol::EpochId epoch, bool durable_first) {
+                          engine_pointer->committed(epoch, durable_first);
+                        },
+                        .fenced = [&](const std::string& reason) { impl_->fail_stop("fenced: " + reason); }},
+                       options.claim);
+  EpochEngine engine(*machine, backends, gate, pool, impl_->mailbox, impl_->statistics,
+                     {.post = [&](protocol::primary::Event event) { driver.post(std::move(event)); },
+                      .post_and_wait = [&](protocol::primary::Event event) { driver.post_and_wait(std::move(event)); }},
+                     {options.epoch_length, closed, options.on_turn});
   engine_pointer = &engine;
+  impl_->set_driver(&driver);
 
   driver.start();
+  std::optional<JoinListener> joining;
+  if (options.listener) {
+    joining.emplace(options.listener, [&](std::unique_ptr<protocol::Link> link) { driver.join(std::move(link)); });
+  }
   vmm::MachineExit exit{};
   try {
     const StatusReporter reporter(impl_->statistics, options.statistics_path, options.status_line);
     exit = engine.run();
     impl_->statistics.set_protection("ended");
-  } catch (...) {
-    // This host failed: no goodbye, so that a backup takes over. In this order: nobody may call what is gone.
-    driver.stop();
-    impl_->shippers.clear();
-    gate.abandon();
-    throw;
+    if (exit.reason == vmm::ExitReason::kHostFailed) impl_->fail_stop(exit.detail);
+  } catch (const std::exception& error) {
+    impl_->fail_stop(error.what());
   }
-  if (!impl_->failed_image.empty()) {
-    driver.stop();
-    impl_->shippers.clear();
-    throw Error("cannot write committed data to " + impl_->failed_image);
-  }
-  driver.post(protocol::primary::Stop{goodbye_reason(exit.reason)});
+  joining.reset();
+  const auto why = impl_->failure();
+  if (!why) driver.post(protocol::primary::Stop{goodbye_reason(exit.reason)});
   driver.stop();
-  for (const auto& shipper : impl_->shippers) {
-    if (!shipper) continue;
-    shipper->wait_until_sent(options.silence_timeout);
-    (void)shipper->link().flush(options.silence_timeout);
+  if (!why) driver.flush(options.silence_timeout);
+  impl_->set_driver(nullptr);
+  (void)impl_->mailbox.take_sync_requests();  // no shipper outlives the pool
+  if (why) {
+    gate.abandon();
+    throw Error("this host failed: " + *why);
   }
-  impl_->shippers.clear();  // gives every page chunk back before the pool goes
   return exit;
 }
 

@@ -1,8 +1,9 @@
-// A primary: a machine on this host, protected by up to three backups.
+// A primary: a machine on this host, protected by up to three backups: those it was started with, and those that join.
 //
 // Threads, and what each owns:
 //   main (run())     the machine's controlling thread: epochs, full sync                       EpochEngine
-//   replica          the protocol state machine; releases outputs                              ReplicaDriver
+//   replica          the protocol state machine, the list of backups; releases outputs         ReplicaDriver
+//   joining          waits for backups that want to join                                       JoinListener
 //   shipper, a backup each     encrypts and sends                                              Shipper
 //   image writer     committed disk writes                                                     HoldingGate
 //   link I/O, a link each      sockets, decryption                                             protocol::Link
@@ -13,11 +14,13 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "primary/engine_mailbox.h"
 #include "primary/statistics.h"
+#include "protocol/claim.h"
 #include "protocol/link/link.h"
 #include "vmm/machine/machine.h"
 
@@ -28,16 +31,29 @@ struct BackupAddress {
   protocol::session::PublicKey key;
 };
 
+// A machine that another primary has led so far.
+struct Succession {
+  protocol::VmId vm;
+  protocol::Term term;  // won: it is led here in this term
+  protocol::EpochId epoch;  // its epochs go on from here
+};
+
 struct PrimaryOptions {
-  std::vector<BackupAddress> backups;  // 1..protocol::kMaxBackups
+  std::vector<BackupAddress> backups;  // up to protocol::kMaxBackups; none only with a listener
+  // Where backups may join while the machine runs unprotected; null: nowhere.
+  std::shared_ptr<protocol::Listener> listener;
+  std::optional<Succession> succession;  // nothing: a new machine, whose first term is claimed
   std::chrono::milliseconds epoch_length{20};
   std::chrono::milliseconds heartbeat_interval{100};
   std::chrono::milliseconds silence_timeout{1000};
   std::chrono::milliseconds connect_timeout{10'000};
+  protocol::Claim claim;  // of terms, for this replica; empty: no arbiter
   std::uint64_t staging_bytes = 256 << 20;  // page copies on their way to the backups
   std::uint64_t held_bytes = 64 << 20;      // outputs waiting for their commit
   std::string statistics_path;              // empty: none
   bool status_line = false;                 // a live line on standard error
+  // Called on run()'s thread several times a second while the machine runs; may be empty.
+  std::function<void(const vmm::Machine&)> on_turn;
 };
 
 class Primary {
@@ -46,8 +62,9 @@ class Primary {
   ~Primary();
 
   // Builds the machine (`make_machine` is given the gate to build it on), connects to the backups, then protects and
-  // runs it until it ends, and returns how. Throws Error when no backup can be reached in time (those that can are
-  // enough), and when this host failed: an image refused a committed write, and a backup takes over.
+  // runs it until it ends, and returns how. Throws Error when backups were named and none can be reached in time (those
+  // that can are enough), and when this host failed (an image refused a committed write, KVM could not go on) and a backup takes
+  // over.
   using MakeMachine = std::function<std::unique_ptr<vmm::Machine>(vmm::OutputGate&)>;
   vmm::MachineExit run(const protocol::session::SecretKey& key, vmm::Backends& backends,
                        const MakeMachine& make_machine);

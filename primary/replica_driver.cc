@@ -15,40 +15,81 @@ namespace {
 TimePoint now() { return std::chrono::steady_clock::now(); }
 }  // namespace
 
-ReplicaDriver::ReplicaDriver(protocol::PrimaryConfig config, std::vector<Shipper*> shippers, EngineMailbox& mailbox,
-                             Statistics& statistics, std::function<void(protocol::EpochId, bool)> on_commit)
+ReplicaDriver::ReplicaDriver(protocol::PrimaryConfig config, std::vector<std::unique_ptr<protocol::Link>> links,
+                             EngineMailbox& mailbox, Statistics& statistics, Callbacks callbacks,
+                             protocol::Claim claim)
     : silence_timeout_(config.timing.silence_timeout),
+      vm_(config.hello.vm),
       replica_(std::move(config)),
-      shippers_(std::move(shippers)),
       mailbox_(mailbox),
       statistics_(statistics),
-      on_commit_(std::move(on_commit)),
-      down_reported_(shippers_.size()) {}
+      callbacks_(std::move(callbacks)),
+      claim_(std::move(claim)) {
+  for (std::uint32_t i = 0; i < links.size(); ++i) {
+    if (links[i]) peers_.emplace(BackupId{i}, Peer{std::make_shared<Shipper>(std::move(links[i]))});
+  }
+}
 
-ReplicaDriver::~ReplicaDriver() { stop(); }
+// The links' threads call back until their callbacks are gone.
+ReplicaDriver::~ReplicaDriver() {
+  stop();
+  for (const auto& [id, peer] : peers_) peer.shipper->link().set_activity_callback([] {});
+}
 
 void ReplicaDriver::start() {
-  for (std::uint32_t i = 0; i < shippers_.size(); ++i) {
-    if (shippers_[i] == nullptr) {
-      down_reported_[i] = true;
-      post(event::LinkDown{{i}, "never connected"});
+  if (replica_.unprotected()) {
+    unprotected_ = true;
+    mailbox_.unprotected();
+  }
+  for (BackupId id{0}; id < replica_.next_backup(); ++id.value) {
+    const auto found = peers_.find(id);
+    if (found == peers_.end()) {
+      post(event::LinkDown{id, "never connected"});
       continue;
     }
-    post(event::LinkUp{{i}});
-    shippers_[i]->link().set_activity_callback([this] {
-      const std::lock_guard lock(mutex_);
-      activity_ = true;
-      changed_.notify_all();
-    });
+    post(event::LinkUp{id});
+    listen_to(*found->second.shipper);
   }
   thread_ = std::thread([this] { run(); });
 }
 
 void ReplicaDriver::post(event::Event event) {
   const std::lock_guard lock(mutex_);
+  if (halted_) return;
   POLLUX_ASSERT(events_.size() < kMaxQueuedEvents);
   events_.push_back(std::move(event));
+  ++posted_;
   changed_.notify_all();
+}
+
+void ReplicaDriver::post_and_wait(event::Event event) {
+  post(std::move(event));
+  std::unique_lock lock(mutex_);
+  const std::uint64_t mine = posted_;  // or a later one: at least as good
+  changed_.wait(lock, [&] { return halted_ || stepped_ >= mine; });
+}
+
+void ReplicaDriver::halt() {
+  const std::lock_guard lock(mutex_);
+  halted_ = stopping_ = true;
+  events_.clear();
+  joining_.clear();
+  for (const auto& [id, peer] : peers_) peer.shipper->abort();
+  changed_.notify_all();
+}
+
+void ReplicaDriver::join(std::unique_ptr<protocol::Link> link) {
+  const std::lock_guard lock(mutex_);
+  if (stopping_) return;
+  joining_.push_back(std::move(link));
+  changed_.notify_all();
+}
+
+void ReplicaDriver::flush(std::chrono::milliseconds timeout) {
+  for (const auto& [id, peer] : peers_) {
+    peer.shipper->wait_until_sent(timeout);
+    (void)peer.shipper->link().flush(timeout);
+  }
 }
 
 void ReplicaDriver::stop() {
@@ -59,9 +100,7 @@ void ReplicaDriver::stop() {
     changed_.notify_all();
   }
   thread_.join();
-  for (Shipper* shipper : shippers_) {
-    if (shipper != nullptr) shipper->link().set_activity_callback([] {});
-  }
+  if (claimant_.joinable()) claimant_.join();
 }
 
 void ReplicaDriver::run() {
@@ -70,7 +109,7 @@ void ReplicaDriver::run() {
     bool activity = false;
     {
       std::unique_lock lock(mutex_);
-      const auto ready = [&] { return stopping_ || activity_ || !events_.empty(); };
+      const auto ready = [&] { return stopping_ || activity_ || !events_.empty() || !joining_.empty(); };
       if (const auto deadline = replica_.next_deadline()) {
         changed_.wait_until(lock, *deadline, ready);
       } else {
@@ -84,14 +123,75 @@ void ReplicaDriver::run() {
     const bool stalled = turn - last_turn > silence_timeout_ / 2;
     last_turn = turn;
     step_posted_events();
-    for (std::uint32_t i = 0; i < shippers_.size(); ++i) {
-      if (shippers_[i] == nullptr) continue;
-      if (activity) receive_from({i});
-      const TimePoint heard = stalled ? turn : shippers_[i]->link().last_received();
-      handle(replica_.step(event::Heard{{i}, heard}, now()));
-    }
+    step_links(activity, stalled, turn);
     handle(replica_.step(event::Tick{}, now()));
+    admit_joiners();
   }
+}
+
+void ReplicaDriver::step_links(bool activity, bool stalled, TimePoint turn) {
+  // Any step may drop any of them.
+  for (auto at = peers_.begin(); at != peers_.end();) {
+    const BackupId id = at->first;
+    const std::shared_ptr<Shipper> shipper = at->second.shipper;
+    if (activity) receive_from(id);
+    const TimePoint heard = stalled ? turn : shipper->link().last_received();
+    handle(replica_.step(event::Heard{id, heard}, now()));
+    at = peers_.upper_bound(id);
+  }
+}
+
+void ReplicaDriver::admit_joiners() {
+  std::deque<std::unique_ptr<protocol::Link>> joining;
+  {
+    const std::lock_guard lock(mutex_);
+    joining.swap(joining_);
+  }
+  for (auto& link : joining) admit(std::move(link));
+}
+
+// One at a time, and only while the machine is unprotected: a full sync needs the epochs to stand still.
+void ReplicaDriver::admit(std::unique_ptr<protocol::Link> link) {
+  if (!link->is_up()) return;  // it did not wait
+  if (!replica_.unprotected()) return turn_away(std::move(link), "the machine is protected, or was a moment ago");
+  if (replica_.alive() > 0) return turn_away(std::move(link), "another backup is joining");
+  const BackupId id = replica_.next_backup();
+  spdlog::info("backup {} joins from {}", to_string(id), link->peer_address());
+  turned_away_said_ = false;
+  handle(replica_.step(event::BackupJoined{id}, now()));
+  auto shipper = std::make_shared<Shipper>(std::move(link));
+  {
+    const std::lock_guard lock(mutex_);
+    if (halted_) return;
+    peers_.emplace(id, Peer{shipper});
+  }
+  handle(replica_.step(event::LinkUp{id}, now()));
+  listen_to(*shipper);
+}
+
+void ReplicaDriver::turn_away(std::unique_ptr<protocol::Link> link, const std::string& why) {
+  if (!std::exchange(turned_away_said_, true)) {
+    spdlog::warn("turned away a backup from {}: {}", link->peer_address(), why);
+  }
+  auto shipper = std::make_shared<Shipper>(std::move(link));
+  shipper->push(message_parcel(protocol::Goodbye{protocol::GoodbyeReason::kDropped, why}));
+  shipper->close_when_sent();
+  let_leave(std::move(shipper));
+}
+
+void ReplicaDriver::listen_to(Shipper& shipper) {
+  shipper.link().set_activity_callback([this] {
+    const std::lock_guard lock(mutex_);
+    activity_ = true;
+    changed_.notify_all();
+  });
+}
+
+// Those that left before have had their time when others follow them.
+void ReplicaDriver::let_leave(std::shared_ptr<Shipper> shipper) {
+  constexpr std::size_t kMaxLeaving = 4;
+  leaving_.push_back(std::move(shipper));
+  if (leaving_.size() > kMaxLeaving) leaving_.pop_front();
 }
 
 void ReplicaDriver::step_posted_events() {
@@ -101,40 +201,52 @@ void ReplicaDriver::step_posted_events() {
     events.swap(events_);
   }
   for (const event::Event& event : events) handle(replica_.step(event, now()));
+  const std::lock_guard lock(mutex_);
+  stepped_ += events.size();
+  changed_.notify_all();
 }
 
 void ReplicaDriver::receive_from(BackupId backup) {
-  protocol::Link& link = shippers_[backup.value]->link();
+  const std::shared_ptr<Shipper> shipper = peers_.at(backup).shipper;  // what follows may drop it
+  protocol::Link& link = shipper->link();
   // Asked before: what arrived until it went down is received below, and comes before the loss.
   const bool up = link.is_up();
   while (auto received = link.receive(std::chrono::nanoseconds(0))) {
     // What this message answers was posted before it was sent: the state machine must have seen that first.
     step_posted_events();
     handle(replica_.receive(backup, received->message, now()));
+    if (replica_.state(backup) != protocol::PrimaryReplica::BackupState::kSyncing) continue;
     if (const auto* digests = std::get_if<protocol::DiskDigests>(&received->message)) {
-      if (!mailbox_.is_dropped(backup)) mailbox_.digests({backup, *digests, std::move(received->body)});
+      mailbox_.digests({backup, *digests, std::move(received->body)});
+    } else if (const auto* mark = std::get_if<protocol::SyncMark>(&received->message)) {
+      mailbox_.reached(backup, *mark);
     }
   }
-  if (!up && !down_reported_[backup.value]) {
-    down_reported_[backup.value] = true;
+  const auto peer = peers_.find(backup);
+  if (!up && peer != peers_.end() && !std::exchange(peer->second.down_reported, true)) {
     handle(replica_.step(event::LinkDown{backup, link.down_reason()}, now()));
   }
 }
 
 void ReplicaDriver::handle(std::vector<event::Effect> effects) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (halted_) return;
+  }
   for (const event::Effect& effect : effects) {
     std::visit([this](const auto& one) { carry_out(one); }, effect);
   }
+  if (!to_sync_.empty()) mailbox_.start_full_sync(std::exchange(to_sync_, {}));
 }
 
 void ReplicaDriver::carry_out(const event::Send& effect) {
-  Shipper* shipper = shippers_.at(effect.backup.value);
-  if (shipper != nullptr) shipper->push(message_parcel(effect.message));
+  const auto peer = peers_.find(effect.backup);
+  if (peer != peers_.end()) peer->second.shipper->push(message_parcel(effect.message));
 }
 
 void ReplicaDriver::carry_out(const event::StartFullSync& effect) {
   spdlog::info("backup {}: full sync begins", to_string(effect.backup));
-  mailbox_.start_full_sync(effect.backup);
+  to_sync_.push_back({effect.backup, peers_.at(effect.backup).shipper});
 }
 
 void ReplicaDriver::carry_out(const event::Protected& effect) {
@@ -147,22 +259,54 @@ void ReplicaDriver::carry_out(const event::Protected& effect) {
 // makes the images durable first.
 void ReplicaDriver::carry_out(const event::Committed& effect) {
   unprotected_ |= effect.durable_first || replica_.unprotected();
-  on_commit_(effect.epoch, unprotected_);
+  callbacks_.committed(effect.epoch, unprotected_);
 }
 
 void ReplicaDriver::carry_out(const event::DropBackup& effect) {
   spdlog::warn("backup {}: dropped: {}", to_string(effect.backup), effect.reason);
-  Shipper* shipper = shippers_.at(effect.backup.value);
-  if (shipper != nullptr) shipper->retire();
   mailbox_.dropped(effect.backup);
   protecting_.erase(effect.backup);
   statistics_.set_backups(protecting_.size());
+  const auto peer = peers_.find(effect.backup);
+  if (peer == peers_.end()) return;
+  const std::shared_ptr<Shipper> shipper = peer->second.shipper;
+  shipper->retire();
+  shipper->link().set_activity_callback([] {});
+  {
+    const std::lock_guard lock(mutex_);
+    peers_.erase(peer);
+  }
+  let_leave(shipper);
 }
 
 void ReplicaDriver::carry_out(const event::Unprotected&) {
   unprotected_ = true;
   spdlog::warn("no backup is left: the guest goes on unprotected");
   mailbox_.unprotected();
+}
+
+void ReplicaDriver::carry_out(const event::Replicating&) {
+  unprotected_ = false;
+  mailbox_.replicating();
+}
+
+// The answer comes as an event. Meanwhile the other backups must hear this host.
+void ReplicaDriver::carry_out(const event::ClaimTerm& effect) {
+  if (!claim_) return post(event::TermWon{effect.term});
+  spdlog::warn("a backup is lost: claiming term {}; outputs are held until it is decided", effect.term.value);
+  if (claimant_.joinable()) claimant_.join();  // it has posted the answer to the claim before
+  claimant_ = std::thread([this, term = effect.term] {
+    switch (claim_(vm_, term)) {
+      case protocol::Verdict::kWon: return post(event::TermWon{term});
+      case protocol::Verdict::kLost: return post(event::TermLost{term});
+      case protocol::Verdict::kUnreachable: return post(event::ArbiterUnreachable{});
+    }
+  });
+}
+
+void ReplicaDriver::carry_out(const event::Fenced& effect) {
+  spdlog::critical("fenced: {}", effect.reason);
+  callbacks_.fenced(effect.reason);
 }
 
 }  // namespace pollux::primary

@@ -1,19 +1,29 @@
 // Runs the primary's protocol state machine: one thread that feeds it messages, events and time, and carries out
 // its effects.
+//
+// Threads: the driver's own thread owns the state machine and the list of backups, which grows when one joins and
+// shrinks when one is dropped. A Shipper is shared: the epoch engine, which gets it with the request for a full sync,
+// pushes records through it, the driver everything else. All other threads (engine, image writer, JoinListener, links,
+// whoever stops the primary) only post, join() and halt().
 #pragma once
 
 #include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <map>
+#include <memory>
 #include <mutex>
 #include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "primary/engine_mailbox.h"
 #include "primary/shipper.h"
+#include "primary/sync_target.h"
 #include "primary/statistics.h"
+#include "protocol/claim.h"
 #include "protocol/primary_replica.h"
 
 namespace pollux::primary {
@@ -22,21 +32,49 @@ class ReplicaDriver {
  public:
   static constexpr std::size_t kMaxQueuedEvents = 1024;
 
-  // `shippers` by BackupId; null: that backup never connected. `on_commit` is called on the driver's thread.
-  ReplicaDriver(protocol::PrimaryConfig config, std::vector<Shipper*> shippers, EngineMailbox& mailbox,
-                Statistics& statistics, std::function<void(protocol::EpochId, bool durable_first)> on_commit);
+  // Both are called on the driver's thread.
+  struct Callbacks {
+    std::function<void(protocol::EpochId, bool durable_first)> committed;
+    // Another replica leads the machine: nothing may leave this host any more.
+    std::function<void(const std::string& reason)> fenced;
+  };
+
+  // `links` by BackupId, those of the configuration; null: that backup never connected.
+  ReplicaDriver(protocol::PrimaryConfig config, std::vector<std::unique_ptr<protocol::Link>> links,
+                EngineMailbox& mailbox, Statistics& statistics, Callbacks callbacks, protocol::Claim claim);
   ~ReplicaDriver();
 
-  // Begins: backups without a link are reported down. Not before everything on_commit needs exists.
+  // Begins: backups without a link are reported down. Not before everything the callbacks need exists.
   void start();
   // Thread safe.
   void post(protocol::primary::Event event);
+  // Returns when the event was stepped and its effects are carried out, or nothing will be stepped any more. Not from
+  // the driver's thread.
+  void post_and_wait(protocol::primary::Event event);
+  // A backup that wants to join: it becomes one, or is told why not. Thread safe.
+  void join(std::unique_ptr<protocol::Link> link);
   // Carries out everything posted so far, then ends the thread.
   void stop();
+  // After stop(): what was sent to the backups, goodbyes above all, reaches them, if they take it in time.
+  void flush(std::chrono::milliseconds timeout);
+  // This host failed: steps nothing more, so that it claims no term which a backup should have, and closes every link
+  // without a goodbye. Thread safe.
+  void halt();
 
  private:
+  struct Peer {
+    std::shared_ptr<Shipper> shipper;
+    bool down_reported = false;
+  };
+
   void run();
   void step_posted_events();
+  void step_links(bool activity, bool stalled, protocol::TimePoint turn);
+  void admit_joiners();
+  void admit(std::unique_ptr<protocol::Link> link);
+  void turn_away(std::unique_ptr<protocol::Link> link, const std::string& why);
+  void listen_to(Shipper& shipper);
+  void let_leave(std::shared_ptr<Shipper> shipper);
   void receive_from(protocol::BackupId backup);
   void handle(std::vector<protocol::primary::Effect> effects);
   void carry_out(const protocol::primary::Send& effect);
@@ -45,23 +83,36 @@ class ReplicaDriver {
   void carry_out(const protocol::primary::Committed& effect);
   void carry_out(const protocol::primary::DropBackup& effect);
   void carry_out(const protocol::primary::Unprotected& effect);
+  void carry_out(const protocol::primary::Replicating& effect);
+  void carry_out(const protocol::primary::ClaimTerm& effect);
+  void carry_out(const protocol::primary::Fenced& effect);
 
   const std::chrono::nanoseconds silence_timeout_;
+  const protocol::VmId vm_;
   protocol::PrimaryReplica replica_;
-  std::vector<Shipper*> shippers_;
   EngineMailbox& mailbox_;
   Statistics& statistics_;
-  std::function<void(protocol::EpochId, bool)> on_commit_;
-  std::vector<bool> down_reported_;
+  const Callbacks callbacks_;
+  const protocol::Claim claim_;
   bool unprotected_ = false;
+  bool turned_away_said_ = false;  // one line is enough for one that asks again and again
   std::set<protocol::BackupId> protecting_;
+  std::vector<SyncTarget> to_sync_;  // of the step in progress: the engine is asked for all at once
 
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<protocol::primary::Event> events_;
+  std::deque<std::unique_ptr<protocol::Link>> joining_;
+  // Changed by the driver's thread only, which therefore reads them without the lock.
+  std::map<protocol::BackupId, Peer> peers_;
+  std::deque<std::shared_ptr<Shipper>> leaving_;  // dropped or turned away, with a Goodbye perhaps still on its way
+  std::uint64_t posted_ = 0;  // events, ever
+  std::uint64_t stepped_ = 0;
   bool activity_ = false;  // some link has something to receive
   bool stopping_ = false;
+  bool halted_ = false;
   std::thread thread_;
+  std::thread claimant_;  // waits for the arbiter, while heartbeats go on
 };
 
 }  // namespace pollux::primary

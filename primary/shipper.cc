@@ -3,6 +3,10 @@
 #include "base/error.h"
 
 namespace pollux::primary {
+namespace {
+// For a peer that takes what was sent last; a link is closed after it in any case.
+constexpr auto kLastWordsTimeout = std::chrono::seconds(10);
+}  // namespace
 
 std::uint64_t Parcel::body_bytes() const {
   std::uint64_t bytes = 0;
@@ -89,7 +93,10 @@ void Shipper::run() {
   queue_.clear();
   lock.unlock();
   changed_.notify_all();
-  if (orderly) link_->close();
+  if (orderly) {
+    (void)link_->flush(kLastWordsTimeout);  // closing forgets what the kernel was not given yet; abort() ends the wait
+    link_->close();
+  }
 }
 
 }  // namespace pollux::primary

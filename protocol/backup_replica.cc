@@ -14,6 +14,7 @@ using namespace backup;
 
 BackupReplica::BackupReplica(BackupConfig config) : config_(config) {
   POLLUX_ASSERT(config_.timing.heartbeat_interval < config_.timing.silence_timeout);
+  POLLUX_ASSERT(config_.timing.arbitration_retry > std::chrono::nanoseconds(0));
   POLLUX_ASSERT(config_.max_record_bytes > 0);
 }
 
@@ -37,6 +38,7 @@ BackupReplica::Effects BackupReplica::receive(const Message& message, TimePoint 
 }
 
 std::optional<TimePoint> BackupReplica::next_deadline() const {
+  if (claim_) return claim_->retry_at;
   if (!is_linked()) return std::nullopt;
   return std::min(next_heartbeat_, last_heard_ + config_.timing.silence_timeout);
 }
@@ -92,13 +94,46 @@ void BackupReplica::on(const EpochDurable& event) {
   if (state_ == State::kProtecting) acknowledge();
 }
 
+void BackupReplica::on(const SyncDurable& event) {
+  if (!mark_ || state_ != State::kSyncing) return;
+  POLLUX_ASSERT(event.mark == *mark_);
+  mark_.reset();
+  effects_.emplace_back(Send{event.mark});
+}
+
+void BackupReplica::on(const TermWon& event) {
+  if (!answers_claim(event.term)) return;
+  state_ = State::kPromoted;
+  effects_.emplace_back(Promote{whole_, event.term, claim_->why});
+  claim_.reset();
+}
+
+void BackupReplica::on(const TermLost& event) {
+  if (!answers_claim(event.term)) return;
+  state_ = State::kEnded;
+  effects_.emplace_back(Fenced{
+      fmt::format("lost the primary: {}; term {} is another replica's", claim_->why, event.term.value)});
+  claim_.reset();
+}
+
+void BackupReplica::on(const ArbiterUnreachable&) {
+  if (!claim_) return;
+  POLLUX_ASSERT(!claim_->retry_at);
+  claim_->retry_at = now_ + config_.timing.arbitration_retry;
+}
+
 void BackupReplica::on(const Stop&) {
+  claim_.reset();
   if (state_ == State::kEnded || state_ == State::kPromoted) return;
   if (is_linked()) effects_.emplace_back(Send{Goodbye{GoodbyeReason::kStopped, {}}});
   end("stopped", false);
 }
 
 void BackupReplica::on(const Tick&) {
+  if (claim_ && claim_->retry_at && now_ >= *claim_->retry_at) {
+    claim_->retry_at.reset();
+    effects_.emplace_back(ClaimTerm{term_.next()});
+  }
   if (!is_linked()) return;
   const auto silence = now_ - last_heard_;
   if (silence >= config_.timing.silence_timeout) {
@@ -129,6 +164,7 @@ void BackupReplica::on_message(const Hello& message) {
   }
   state_ = State::kExamining;
   hello_ = message;
+  term_ = message.term;
   effects_.emplace_back(ExamineHello{message});
 }
 
@@ -153,8 +189,16 @@ void BackupReplica::on_message(const SyncPages& message) {
   for (const PageRun& run : message.runs) (run.zero ? tally_.zero_pages : tally_.pages) += run.count;
 }
 
+void BackupReplica::on_message(const SyncMark& message) {
+  if (!in_sync("SyncMark")) return;
+  if (mark_) return violation(fmt::format("SyncMark({}) before the answer to the last", message.number));
+  mark_ = message;
+  effects_.emplace_back(MakeSyncDurable{message});
+}
+
 void BackupReplica::on_message(const SyncEnd& message) {
   if (!in_sync("SyncEnd")) return;
+  if (mark_) return violation("SyncEnd before the answer to the last SyncMark");
   if (message.pages != tally_.pages || message.zero_pages != tally_.zero_pages ||
       message.disk_extents != tally_.disk_operations) {
     return violation("the full sync lacks pages or disk blocks");
@@ -180,7 +224,7 @@ void BackupReplica::on_message(const EpochOpen& message) {
 void BackupReplica::on_message(const EpochPages& message) {
   if (!in_record(message.epoch, "EpochPages")) return;
   for (const PageRun& run : message.runs) (run.zero ? tally_.zero_pages : tally_.pages) += run.count;
-  tally_.bytes += body_length(message);
+  tally_.bytes += kPieceOverhead + message.runs.size() * sizeof(PageRun) + body_length(message);
   static_cast<void>(within_record_limit());
 }
 
@@ -193,7 +237,7 @@ void BackupReplica::on_message(const EpochDiskWrites& message) {
     }
   }
   tally_.disk_operations += message.operations.size();
-  tally_.bytes += body_length(message);
+  tally_.bytes += kPieceOverhead + message.operations.size() * sizeof(DiskOperation) + body_length(message);
   static_cast<void>(within_record_limit());
 }
 
@@ -210,11 +254,23 @@ void BackupReplica::on_message(const EpochClose& message) {
   complete(message.epoch, message.flushed);
 }
 
-void BackupReplica::on_message(const Heartbeat&) {}  // receive() has noted the time
+void BackupReplica::on_message(const NewTerm& message) {
+  if (!hello_) return violation("NewTerm before Hello");
+  if (message.term <= term_) {
+    return violation(fmt::format("NewTerm({}) after term {}", message.term.value, term_.value));
+  }
+  term_ = message.term;
+}
+
+// receive() has noted the time. A primary begins with Hello: two backups would wait for each other for ever.
+void BackupReplica::on_message(const Heartbeat&) {
+  if (state_ == State::kAwaitingHello) lost_primary("the other side is no primary yet");
+}
 
 void BackupReplica::on_message(const Goodbye& message) {
-  discard_partial();
   const bool failed = message.reason == GoodbyeReason::kDropped;
+  if (failed && state_ == State::kAwaitingHello) return lost_primary("turned away: " + message.text);
+  discard_partial();
   std::string reason = fmt::format("the primary said goodbye: {}", to_string(message.reason));
   if (!message.text.empty()) reason += ": " + message.text;
   end(reason, failed);
@@ -293,13 +349,23 @@ void BackupReplica::lost_primary(const std::string& why) {
     case State::kSyncing: return end("lost the primary before protection began: " + why, true);
     case State::kProtecting:
       discard_partial();
-      state_ = State::kPromoted;
-      effects_.emplace_back(Promote{whole_, why});
+      state_ = State::kClaiming;
+      claim_ = Claim{why, std::nullopt};
+      effects_.emplace_back(ClaimTerm{term_.next()});
       return;
     case State::kIdle:
+    case State::kClaiming:
     case State::kPromoted:
     case State::kEnded: POLLUX_ASSERT(!"no primary to lose");
   }
+}
+
+// An answer may come after Stop: whatever it says, this backup has ended.
+bool BackupReplica::answers_claim(Term answered) const {
+  if (!claim_) return false;
+  POLLUX_ASSERT(!claim_->retry_at);
+  POLLUX_ASSERT(answered == term_.next());
+  return true;
 }
 
 void BackupReplica::refuse(const std::string& reason) {
@@ -329,6 +395,7 @@ void BackupReplica::end(const std::string& reason, bool failed) {
 void BackupReplica::check_invariants() const {
   POLLUX_ASSERT(!open_ || *open_ == whole_.next());
   POLLUX_ASSERT(!open_ || state_ == State::kProtecting);
+  POLLUX_ASSERT(claim_.has_value() == (state_ == State::kClaiming));
   POLLUX_ASSERT(!acked_ || (*acked_ >= base_ && *acked_ <= whole_));
   POLLUX_ASSERT(awaiting_durability_.empty() || !acked_ || *acked_ < awaiting_durability_.front());
   POLLUX_ASSERT(unapplied_.empty() || unapplied_.back().epoch == whole_);
@@ -343,6 +410,7 @@ std::string_view to_string(BackupReplica::State state) {
     case BackupReplica::State::kExamining: return "examining";
     case BackupReplica::State::kSyncing: return "syncing";
     case BackupReplica::State::kProtecting: return "protecting";
+    case BackupReplica::State::kClaiming: return "claiming";
     case BackupReplica::State::kPromoted: return "promoted";
     case BackupReplica::State::kEnded: return "ended";
   }
@@ -360,6 +428,10 @@ std::string to_string(const Event& event) {
                         [](const HelloRefused& e) { return fmt::format("HelloRefused({})", e.reason); },
                         [](const EpochApplied& e) { return fmt::format("EpochApplied({})", e.epoch.value); },
                         [](const EpochDurable& e) { return fmt::format("EpochDurable({})", e.epoch.value); },
+                        [](const SyncDurable& e) { return fmt::format("SyncDurable({})", e.mark.number); },
+                        [](const TermWon& e) { return fmt::format("TermWon({})", e.term.value); },
+                        [](const TermLost& e) { return fmt::format("TermLost({})", e.term.value); },
+                        [](const ArbiterUnreachable&) { return std::string("ArbiterUnreachable"); },
                         [](const Stop&) { return std::string("Stop"); },
                         [](const Tick&) { return std::string("Tick"); },
                     },
@@ -374,9 +446,14 @@ std::string to_string(const Effect& effect) {
           [](const BeginSync&) { return std::string("BeginSync"); },
           [](const ApplyEpoch& e) { return fmt::format("ApplyEpoch({})", e.epoch.value); },
           [](const MakeDurable& e) { return fmt::format("MakeDurable({})", e.epoch.value); },
+          [](const MakeSyncDurable& e) { return fmt::format("MakeSyncDurable({})", e.mark.number); },
           [](const DiscardPartial& e) { return fmt::format("DiscardPartial({})", e.epoch.value); },
           [](const Disconnect& e) { return fmt::format("Disconnect({})", e.reason); },
-          [](const Promote& e) { return fmt::format("Promote({}, {})", e.epoch.value, e.reason); },
+          [](const ClaimTerm& e) { return fmt::format("ClaimTerm({})", e.term.value); },
+          [](const Promote& e) {
+            return fmt::format("Promote({}, term {}, {})", e.epoch.value, e.term.value, e.reason);
+          },
+          [](const Fenced& e) { return fmt::format("Fenced({})", e.reason); },
           [](const End& e) { return fmt::format("End({}{})", e.failed ? "failed, " : "", e.reason); },
       },
       effect);

@@ -3,19 +3,26 @@
 // engine stages the body of every message whose step had no End among its effects.
 //
 // States:  idle -LinkUp-> awaiting hello -Hello-> examining -HelloAccepted-> syncing -SyncEnd-> protecting
-//          protecting -> promoted;  any -> ended.
+//          protecting -loss of the primary-> claiming -TermWon-> promoted;  any -> ended.
 //
 // Rules
 //  - A record is applied whole or not at all: ApplyEpoch comes when EpochClose completes it, DiscardPartial
 //    when it never will be.
 //  - Epochs are strictly consecutive from the full sync's epoch on; the pieces of a record lie between its
 //    open and its close; the counts in the close must agree with what was sent.
+//  - A mark of the full sync is sent back once everything before it is durable; there is one at a time.
 //  - An epoch without a flush is acknowledged when it is whole, one with a flush (and the full sync) only
 //    when it is durable. Acks are in order, and each speaks for all epochs before it.
-//  - The primary is lost when the link goes down or it is silent for the timeout. While protecting: promote
-//    to the last whole epoch. While syncing: end; half a sync is never promoted. Earlier: back to idle.
-//  - Goodbye ends, never promotes. So does a violation by the primary: whoever broke the rules is still alive.
-//  - A record holds at most `max_record_bytes` of bodies; more is a violation.
+//  - The primary is lost when the link goes down or it is silent for the timeout. While syncing: end; half a
+//    sync is never promoted. Earlier: back to idle. While protecting: ClaimTerm asks an arbiter, who decides
+//    each term once, for the term after its primary's.
+//  - Claiming, it hears nobody and acknowledges nothing more, but keeps its image and applies what is whole. Won:
+//    promote to the last whole epoch. Lost: the primary or another backup leads; Fenced. Unreachable: asked again
+//    after Timing::arbitration_retry. It never runs the machine before the term is won.
+//  - The term is that of Hello or of the last NewTerm, which must be later than the one before.
+//  - Whoever says Goodbye(dropped) or Heartbeat before Hello cannot use a backup now: back to idle.
+//  - Any other Goodbye ends, never promotes. So does a violation by the primary: whoever broke the rules is still alive.
+//  - A record takes at most `max_record_bytes` of memory, its pieces' headers included; more is a violation.
 #pragma once
 
 #include <chrono>
@@ -32,9 +39,12 @@
 
 namespace pollux::protocol {
 
+// What a staged piece of a record takes beside its body and the elements of its header, about.
+inline constexpr std::uint64_t kPieceOverhead = 128;
+
 struct BackupConfig {
   std::optional<VmId> vm;                                   // accept only this machine
-  std::uint64_t max_record_bytes = std::uint64_t{4} << 30;  // bodies of one epoch record, staged in memory
+  std::uint64_t max_record_bytes = std::uint64_t{4} << 30;  // one epoch record, staged in memory
   Timing timing;
 };
 
@@ -63,11 +73,23 @@ struct EpochApplied {
 struct EpochDurable {
   EpochId epoch;
 };
+// The image holds all of the full sync up to this mark durably: the answer to MakeSyncDurable.
+struct SyncDurable {
+  SyncMark mark;
+};
+// The arbiter's answers to ClaimTerm.
+struct TermWon {
+  Term term;
+};
+struct TermLost {
+  Term term;
+};
+struct ArbiterUnreachable {};
 // The operator stops this backup.
 struct Stop {};
 struct Tick {};
-using Event = std::variant<LinkUp, LinkDown, Heard, HelloAccepted, HelloRefused, EpochApplied, EpochDurable,
-                           Stop, Tick>;
+using Event = std::variant<LinkUp, LinkDown, Heard, HelloAccepted, HelloRefused, EpochApplied, EpochDurable, SyncDurable,
+                           TermWon, TermLost, ArbiterUnreachable, Stop, Tick>;
 
 // Effects.
 struct Send {
@@ -93,6 +115,11 @@ struct MakeDurable {
   EpochId epoch;
   bool operator==(const MakeDurable&) const = default;
 };
+// During the full sync: make durable what came so far, and tell by SyncDurable.
+struct MakeSyncDurable {
+  SyncMark mark;
+  bool operator==(const MakeSyncDurable&) const = default;
+};
 // Forget what is staged of the record that was open.
 struct DiscardPartial {
   EpochId epoch;
@@ -103,11 +130,22 @@ struct Disconnect {
   std::string reason;
   bool operator==(const Disconnect&) const = default;
 };
-// The primary is lost: apply what is whole, close the link, and go on as the machine at the end of `epoch`.
+// The primary is lost: ask the arbiter for this term and answer by TermWon, TermLost or ArbiterUnreachable.
+struct ClaimTerm {
+  Term term;
+  bool operator==(const ClaimTerm&) const = default;
+};
+// The term is won: apply what is whole, close the link, and go on in `term` as the machine at the end of `epoch`.
 struct Promote {
   EpochId epoch;
+  Term term;
   std::string reason;
   bool operator==(const Promote&) const = default;
+};
+// Another replica leads the machine: it is over without promotion, close the link.
+struct Fenced {
+  std::string reason;
+  bool operator==(const Fenced&) const = default;
 };
 // It is over without promotion: close the link (after what is queued).
 struct End {
@@ -115,8 +153,8 @@ struct End {
   bool failed = true;  // false: the machine ended as it should, or the operator asked
   bool operator==(const End&) const = default;
 };
-using Effect = std::variant<Send, ExamineHello, BeginSync, ApplyEpoch, MakeDurable, DiscardPartial,
-                            Disconnect, Promote, End>;
+using Effect = std::variant<Send, ExamineHello, BeginSync, ApplyEpoch, MakeDurable, MakeSyncDurable, DiscardPartial,
+                            Disconnect, ClaimTerm, Promote, Fenced, End>;
 
 [[nodiscard]] std::string to_string(const Event& event);
 [[nodiscard]] std::string to_string(const Effect& effect);
@@ -128,22 +166,23 @@ inline std::ostream& operator<<(std::ostream& out, const Effect& effect) { retur
 class BackupReplica {
  public:
   using Effects = std::vector<backup::Effect>;
-  enum class State { kIdle, kAwaitingHello, kExamining, kSyncing, kProtecting, kPromoted, kEnded };
+  enum class State { kIdle, kAwaitingHello, kExamining, kSyncing, kProtecting, kClaiming, kPromoted, kEnded };
 
   explicit BackupReplica(BackupConfig config);
 
   [[nodiscard]] Effects step(const backup::Event& event, TimePoint now);
-  // A message of the primary; its body is body_length(message) bytes. Ignored once promoted or ended.
+  // A message of the primary; its body is body_length(message) bytes. Ignored once claiming, promoted or ended.
   [[nodiscard]] Effects receive(const Message& message, TimePoint now);
 
   // When to step(Tick) next, at the latest. None: nothing to wait for.
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
 
   [[nodiscard]] State state() const { return state_; }
+  [[nodiscard]] Term term() const { return term_; }  // the primary's, as far as it is known here
   // The last whole epoch; meaningful from kProtecting on.
   [[nodiscard]] EpochId last_whole() const { return whole_; }
   [[nodiscard]] EpochId last_acknowledged() const;  // 0 before the first
-  // Bodies of the open record and of whole records not yet applied: what the engine bounds by not receiving.
+  // Of the open record and of whole records not yet applied: what the engine bounds by not receiving.
   [[nodiscard]] std::uint64_t staged_bytes() const;
 
  private:
@@ -158,6 +197,11 @@ class BackupReplica {
     EpochId epoch;
     std::uint64_t bytes = 0;
   };
+  // Of term_.next(). Without a retry the arbiter's answer is awaited.
+  struct Claim {
+    std::string why;  // the primary counts as lost
+    std::optional<TimePoint> retry_at;
+  };
 
   void on(const backup::LinkUp& event);
   void on(const backup::LinkDown& event);
@@ -166,17 +210,23 @@ class BackupReplica {
   void on(const backup::HelloRefused& event);
   void on(const backup::EpochApplied& event);
   void on(const backup::EpochDurable& event);
+  void on(const backup::SyncDurable& event);
+  void on(const backup::TermWon& event);
+  void on(const backup::TermLost& event);
+  void on(const backup::ArbiterUnreachable& event);
   void on(const backup::Stop& event);
   void on(const backup::Tick& event);
   void on_message(const Hello& message);
   void on_message(const DiskDigestRequest& message);
   void on_message(const DiskBlocks& message);
   void on_message(const SyncPages& message);
+  void on_message(const SyncMark& message);
   void on_message(const SyncEnd& message);
   void on_message(const EpochOpen& message);
   void on_message(const EpochPages& message);
   void on_message(const EpochDiskWrites& message);
   void on_message(const EpochClose& message);
+  void on_message(const NewTerm& message);
   void on_message(const Heartbeat& message);
   void on_message(const Goodbye& message);
   template <class Other>
@@ -190,6 +240,7 @@ class BackupReplica {
   void complete(EpochId epoch, bool durable_before_ack);
   void acknowledge();
   void lost_primary(const std::string& why);
+  [[nodiscard]] bool answers_claim(Term answered) const;
   void refuse(const std::string& reason);
   void violation(const std::string& what);
   void discard_partial();
@@ -199,6 +250,9 @@ class BackupReplica {
   BackupConfig config_;
   State state_ = State::kIdle;
   std::optional<Hello> hello_;
+  Term term_;
+  std::optional<Claim> claim_;   // while claiming
+  std::optional<SyncMark> mark_;  // of the full sync, not yet sent back
   std::optional<EpochId> open_;  // the record in progress
   Tally tally_;
   EpochId base_;  // the end of the full sync

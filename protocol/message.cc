@@ -58,6 +58,7 @@ void check_range(std::uint64_t offset, std::uint64_t length) {
 // check() throws ProtocolError for what is out of bounds, and returns the length of the body.
 
 std::size_t check(const Hello& hello) {
+  require(hello.term.value < kTermLimit, "term number");
   require(hello.machine_config.size() <= kMaxMachineConfigBytes, "length of the machine configuration");
   require(hello.disk_bytes.size() <= kMaxDisks, "number of disks");
   for (const std::uint64_t bytes : hello.disk_bytes) {
@@ -102,6 +103,8 @@ std::size_t check(const DiskBlocks& blocks) {
 
 std::size_t check(const SyncPages& pages) { return check_runs(pages.runs); }
 
+std::size_t check(const SyncMark&) { return 0; }
+
 std::size_t check(const SyncEnd& end) {
   check_epoch(end.epoch);
   require(end.state_bytes <= kMaxBodyBytes, "length of the machine state");
@@ -142,6 +145,10 @@ std::size_t check(const EpochClose& close) {
   return close.state_bytes;
 }
 
+std::size_t check(const NewTerm& next) {
+  require(next.term.value < kTermLimit, "term number");
+  return 0;
+}
 std::size_t check(const Ack& ack) {
   check_epoch(ack.epoch);
   return 0;
@@ -227,6 +234,8 @@ void write(schema::Message::Builder root, const SyncPages& pages) {
   write_runs(root.initSyncPages(size_of(pages.runs)), pages.runs);
 }
 
+void write(schema::Message::Builder root, const SyncMark& mark) { root.setSyncMark(mark.number); }
+
 void write(schema::Message::Builder root, const SyncEnd& end) {
   auto out = root.initSyncEnd();
   out.setEpoch(end.epoch.value);
@@ -266,6 +275,7 @@ void write(schema::Message::Builder root, const EpochClose& close) {
   out.setStateBytes(close.state_bytes);
 }
 
+void write(schema::Message::Builder root, const NewTerm& next) { root.setNewTerm(next.term.value); }
 void write(schema::Message::Builder root, const Ack& ack) { root.setAck(ack.epoch.value); }
 void write(schema::Message::Builder root, const Heartbeat& heartbeat) {
   root.setHeartbeat(heartbeat.sequence);
@@ -379,11 +389,13 @@ Message read(schema::Message::Reader root) {
     case schema::Message::DISK_DIGESTS: return read_digest_range<DiskDigests>(root.getDiskDigests());
     case schema::Message::DISK_BLOCKS: return read(root.getDiskBlocks());
     case schema::Message::SYNC_PAGES: return SyncPages{read_runs(root.getSyncPages())};
+    case schema::Message::SYNC_MARK: return SyncMark{root.getSyncMark()};
     case schema::Message::SYNC_END: return read(root.getSyncEnd());
     case schema::Message::EPOCH_OPEN: return EpochOpen{{root.getEpochOpen()}};
     case schema::Message::EPOCH_PAGES: return read(root.getEpochPages());
     case schema::Message::EPOCH_DISK_WRITES: return read(root.getEpochDiskWrites());
     case schema::Message::EPOCH_CLOSE: return read(root.getEpochClose());
+    case schema::Message::NEW_TERM: return NewTerm{{root.getNewTerm()}};
     case schema::Message::ACK: return Ack{{root.getAck()}};
     case schema::Message::HEARTBEAT: return Heartbeat{root.getHeartbeat()};
     case schema::Message::GOODBYE: return read(root.getGoodbye());

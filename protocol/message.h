@@ -30,6 +30,7 @@ inline constexpr std::size_t kMaxRunsPerMessage = 2048;
 inline constexpr std::uint64_t kMaxPagesPerRun = 1 << 20;      // bounds the work one zero run can cause
 inline constexpr std::uint64_t kPageNumberLimit = 1ULL << 40;  // 52 bits of guest-physical address
 inline constexpr std::uint64_t kEpochLimit = 1ULL << 63;       // the next epoch's number never wraps
+inline constexpr std::uint64_t kTermLimit = 1ULL << 63;
 inline constexpr std::size_t kMaxDiskOperationsPerMessage = 1024;
 inline constexpr std::uint32_t kMaxDisks = 16;
 inline constexpr std::uint64_t kMaxDiskBytes = 1ULL << 50;
@@ -124,6 +125,13 @@ struct SyncPages {
   bool operator==(const SyncPages&) const = default;
 };
 
+// During the full sync, both ways: the backup sends it back once everything before it is in its image, durably. One at a
+// time. What the last pause of the sync has to wait for is then only what was sent after the last mark.
+struct SyncMark {
+  std::uint64_t number = 0;
+  bool operator==(const SyncMark&) const = default;
+};
+
 // The full sync is complete: with this state the image is the machine at the end of `epoch` (0 at the start
 // of a machine's protection). Body: the machine state. Counts are of everything sent since Welcome, for a
 // cross-check.
@@ -182,6 +190,13 @@ struct EpochClose {
   bool operator==(const EpochClose&) const = default;
 };
 
+// Primary to backup, at any time after Hello: it leads in this later term now. A backup that loses its primary
+// claims the term after the last it was told.
+struct NewTerm {
+  Term term;
+  bool operator==(const NewTerm&) const = default;
+};
+
 // Backup to primary: every epoch up to this one is held whole, and durably up to its last flushed epoch.
 struct Ack {
   EpochId epoch;
@@ -208,8 +223,8 @@ struct Goodbye {
 };
 
 using Message =
-    std::variant<Hello, Welcome, Refuse, DiskDigestRequest, DiskDigests, DiskBlocks, SyncPages, SyncEnd,
-                 EpochOpen, EpochPages, EpochDiskWrites, EpochClose, Ack, Heartbeat, Goodbye>;
+    std::variant<Hello, Welcome, Refuse, DiskDigestRequest, DiskDigests, DiskBlocks, SyncPages, SyncMark,
+                 SyncEnd, EpochOpen, EpochPages, EpochDiskWrites, EpochClose, NewTerm, Ack, Heartbeat, Goodbye>;
 
 // The length of the body that belongs to this header, in bytes.
 [[nodiscard]] std::size_t body_length(const Message& message);

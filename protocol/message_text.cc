@@ -29,6 +29,7 @@ std::string text(const DiskBlocks& m) {
   return fmt::format("disk {}, extents {}", m.disk.value, m.extents.size());
 }
 std::string text(const SyncPages& m) { return pages_text(m.runs); }
+std::string text(const SyncMark& m) { return std::to_string(m.number); }
 std::string text(const SyncEnd& m) {
   return fmt::format("{}, pages {}, zero {}, disk {}, state {}", m.epoch.value, m.pages, m.zero_pages,
                      m.disk_extents, m.state_bytes);
@@ -42,6 +43,7 @@ std::string text(const EpochClose& m) {
   return fmt::format("{}, pages {}, zero {}, disk {}{}, state {}", m.epoch.value, m.pages, m.zero_pages,
                      m.disk_operations, m.flushed ? ", flushed" : "", m.state_bytes);
 }
+std::string text(const NewTerm& m) { return to_string(m.term); }
 std::string text(const Ack& m) { return to_string(m.epoch); }
 std::string text(const Heartbeat& m) { return std::to_string(m.sequence); }
 std::string text(const Goodbye& m) {
@@ -53,9 +55,9 @@ std::string text(const Goodbye& m) {
 
 std::string_view name_of(const Message& message) {
   static constexpr std::string_view kNames[] = {
-      "Hello",           "Welcome",    "Refuse",  "DiskDigestRequest", "DiskDigests",
-      "DiskBlocks",      "SyncPages",  "SyncEnd", "EpochOpen",         "EpochPages",
-      "EpochDiskWrites", "EpochClose", "Ack",     "Heartbeat",         "Goodbye"};
+      "Hello",           "Welcome",    "Refuse",   "DiskDigestRequest", "DiskDigests",
+      "DiskBlocks",      "SyncPages",  "SyncMark", "SyncEnd",          "EpochOpen",   "EpochPages",
+      "EpochDiskWrites", "EpochClose", "NewTerm",  "Ack",              "Heartbeat",   "Goodbye"};
   static_assert(std::size(kNames) == std::variant_size_v<Message>);
   return kNames[message.index()];
 }

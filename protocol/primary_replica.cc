@@ -12,9 +12,18 @@ namespace pollux::protocol {
 
 using namespace primary;
 
-PrimaryReplica::PrimaryReplica(PrimaryConfig config) : config_(std::move(config)), backups_(config_.backups) {
-  POLLUX_ASSERT(config_.backups >= 1 && config_.backups <= kMaxBackups);
+PrimaryReplica::PrimaryReplica(PrimaryConfig config)
+    : config_(std::move(config)),
+      mode_(config_.backups == 0 ? Mode::kUnprotected : Mode::kReplicating),
+      term_(config_.hello.term),
+      closed_(config_.closed),
+      committed_(config_.closed),
+      durable_(config_.closed),
+      last_flush_(config_.closed) {
+  POLLUX_ASSERT(config_.backups <= kMaxBackups);
+  for (; next_backup_.value < config_.backups; ++next_backup_.value) backups_.emplace(next_backup_, Backup{});
   POLLUX_ASSERT(config_.timing.heartbeat_interval < config_.timing.silence_timeout);
+  POLLUX_ASSERT(config_.timing.arbitration_retry > std::chrono::nanoseconds(0));
 }
 
 PrimaryReplica::Effects PrimaryReplica::step(const Event& event, TimePoint now) {
@@ -28,8 +37,8 @@ PrimaryReplica::Effects PrimaryReplica::step(const Event& event, TimePoint now) 
 PrimaryReplica::Effects PrimaryReplica::receive(BackupId from, const Message& message, TimePoint now) {
   now_ = now;
   effects_.clear();
-  if (is_linked(backup(from))) {
-    backup(from).last_heard = now;
+  if (Backup* peer = find(from); peer != nullptr && is_linked(*peer)) {
+    peer->last_heard = now;
     std::visit([&](const auto& alternative) { on_message(from, alternative); }, message);
   }
   check_invariants();
@@ -38,7 +47,8 @@ PrimaryReplica::Effects PrimaryReplica::receive(BackupId from, const Message& me
 
 std::optional<TimePoint> PrimaryReplica::next_deadline() const {
   std::optional<TimePoint> deadline;
-  for (const Backup& backup : backups_) {
+  if (claim_) deadline = claim_->retry_at;
+  for (const auto& [id, backup] : backups_) {
     if (!is_linked(backup)) continue;
     const TimePoint own = std::min(backup.next_heartbeat, backup.last_heard + config_.timing.silence_timeout);
     deadline = deadline ? std::min(*deadline, own) : own;
@@ -46,38 +56,70 @@ std::optional<TimePoint> PrimaryReplica::next_deadline() const {
   return deadline;
 }
 
-PrimaryReplica::BackupState PrimaryReplica::state(BackupId id) const { return backup(id).state; }
+PrimaryReplica::BackupState PrimaryReplica::state(BackupId id) const {
+  POLLUX_ASSERT(id < next_backup_);
+  const auto found = backups_.find(id);
+  return found == backups_.end() ? BackupState::kDropped : found->second.state;
+}
 
-bool PrimaryReplica::required(BackupId id) const { return is_required(backup(id)); }
+std::size_t PrimaryReplica::alive() const {
+  return static_cast<std::size_t>(std::ranges::count_if(
+      backups_, [](const auto& entry) { return entry.second.state != BackupState::kDropped; }));
+}
+
+bool PrimaryReplica::required(BackupId id) const {
+  const BackupState state = this->state(id);
+  return state == BackupState::kSettling || state == BackupState::kProtecting;
+}
 
 // Events.
 
+void PrimaryReplica::on(const BackupJoined& event) {
+  POLLUX_ASSERT(event.backup == next_backup_);
+  ++next_backup_.value;
+  std::erase_if(backups_, [](const auto& entry) { return entry.second.state == BackupState::kDropped; });
+  if (mode_ == Mode::kStopped || mode_ == Mode::kFenced) return;
+  POLLUX_ASSERT(backups_.size() < kMaxBackups);
+  backups_.emplace(event.backup, Backup{});
+}
+
 void PrimaryReplica::on(const LinkUp& event) {
+  if (mode_ == Mode::kStopped || mode_ == Mode::kFenced) return;
   Backup& peer = backup(event.backup);
-  if (mode_ == Mode::kStopped) return;
   POLLUX_ASSERT(peer.state == BackupState::kConnecting);
   peer.state = BackupState::kGreeting;
+  peer.hears = true;
   peer.last_heard = now_;
   peer.next_heartbeat = now_ + config_.timing.heartbeat_interval;
-  effects_.emplace_back(Send{event.backup, config_.hello});
+  peer.greeted = term_;
+  Hello hello = config_.hello;
+  hello.term = term_;
+  effects_.emplace_back(Send{event.backup, std::move(hello)});
 }
 
 void PrimaryReplica::on(const LinkDown& event) {
-  if (backup(event.backup).state != BackupState::kDropped) drop(event.backup, event.why);
+  Backup* peer = find(event.backup);
+  if (peer == nullptr) return;
+  peer->hears = false;
+  if (peer->state != BackupState::kDropped && peer->state != BackupState::kLost) lose(event.backup, event.why);
 }
 
 void PrimaryReplica::on(const Heard& event) {
-  Backup& peer = backup(event.backup);
-  if (is_linked(peer)) peer.last_heard = std::max(peer.last_heard, event.at);
+  Backup* peer = find(event.backup);
+  if (peer != nullptr && is_linked(*peer)) peer->last_heard = std::max(peer->last_heard, event.at);
 }
 
 void PrimaryReplica::on(const SyncFinished& event) {
+  if (state(event.backup) == BackupState::kDropped) return;  // dropped while the engine was at it
   Backup& peer = backup(event.backup);
-  if (peer.state == BackupState::kDropped) return;  // dropped while the engine was at it
   POLLUX_ASSERT(peer.state == BackupState::kSyncing);
   POLLUX_ASSERT(event.epoch == closed_);
   peer.state = BackupState::kSettling;
   peer.base = event.epoch;
+  if (mode_ != Mode::kUnprotected) return;
+  POLLUX_ASSERT(committed_ == closed_);
+  mode_ = Mode::kReplicating;
+  effects_.emplace_back(Replicating{});
 }
 
 void PrimaryReplica::on(const EpochClosed& event) {
@@ -95,25 +137,57 @@ void PrimaryReplica::on(const EpochDurable& event) {
   advance_commit();
 }
 
-void PrimaryReplica::on(const Stop& event) {
-  for (std::uint32_t i = 0; i < backups_.size(); ++i) {
-    if (is_linked(backups_[i])) effects_.emplace_back(Send{{i}, Goodbye{event.reason, {}}});
-    backups_[i].state = BackupState::kDropped;
+void PrimaryReplica::on(const TermWon& event) {
+  if (!claim_) return;  // it stopped meanwhile
+  check_claim(event.term);
+  claim_.reset();
+  term_ = event.term;
+  for (const auto& [id, backup] : backups_) {
+    if (is_linked(backup)) effects_.emplace_back(Send{id, NewTerm{term_}});
   }
-  mode_ = Mode::kStopped;
+  for (const auto& [id, backup] : backups_) {
+    if (backup.state == BackupState::kLost) give_up(id, backup.loss);
+  }
+}
+
+void PrimaryReplica::on(const TermLost& event) {
+  if (!claim_) return;
+  check_claim(event.term);
+  claim_.reset();
+  for (auto& [id, backup] : backups_) backup.state = BackupState::kDropped;
+  mode_ = Mode::kFenced;
+  effects_.emplace_back(Fenced{fmt::format("term {} is another replica's", event.term.value)});
+}
+
+void PrimaryReplica::on(const ArbiterUnreachable&) {
+  if (!claim_) return;
+  POLLUX_ASSERT(!claim_->retry_at);
+  claim_->retry_at = now_ + config_.timing.arbitration_retry;
+}
+
+void PrimaryReplica::on(const Stop& event) {
+  for (auto& [id, backup] : backups_) {
+    const bool hears = is_linked(backup) || backup.state == BackupState::kLost;
+    if (hears && backup.hears) effects_.emplace_back(Send{id, Goodbye{event.reason, {}}});
+    backup.state = BackupState::kDropped;
+  }
+  claim_.reset();
+  if (mode_ != Mode::kFenced) mode_ = Mode::kStopped;
 }
 
 void PrimaryReplica::on(const Tick&) {
-  for (std::uint32_t i = 0; i < backups_.size(); ++i) {
-    if (!is_linked(backups_[i])) continue;
-    if (now_ - backups_[i].last_heard >= config_.timing.silence_timeout) {
-      give_up(
-          {i},
-          fmt::format(
-              "silent for {} ms",
-              std::chrono::duration_cast<std::chrono::milliseconds>(now_ - backups_[i].last_heard).count()));
+  if (claim_ && claim_->retry_at && now_ >= *claim_->retry_at) {
+    claim_->retry_at.reset();
+    effects_.emplace_back(ClaimTerm{term_.next()});
+  }
+  for (const auto& [id, backup] : backups_) {
+    if (!is_linked(backup)) continue;
+    const auto silence = now_ - backup.last_heard;
+    if (silence >= config_.timing.silence_timeout) {
+      lose(id, fmt::format("silent for {} ms",
+                           std::chrono::duration_cast<std::chrono::milliseconds>(silence).count()));
     } else {
-      heartbeat_when_due({i});
+      heartbeat_when_due(id);
     }
   }
 }
@@ -127,7 +201,7 @@ void PrimaryReplica::on_message(BackupId from, const Welcome& message) {
     return give_up(from,
                    fmt::format("speaks protocol version {}, not {}", message.version, config_.hello.version));
   }
-  if (message.term != config_.hello.term || message.config_digest != config_.hello.config_digest) {
+  if (message.term != peer.greeted || message.config_digest != config_.hello.config_digest) {
     return violation(from, "Welcome to another machine or term");
   }
   peer.state = BackupState::kWelcomed;
@@ -141,6 +215,10 @@ void PrimaryReplica::on_message(BackupId from, const Refuse& message) {
 
 void PrimaryReplica::on_message(BackupId from, const DiskDigests&) {
   if (backup(from).state != BackupState::kSyncing) violation(from, "DiskDigests out of place");
+}
+
+void PrimaryReplica::on_message(BackupId from, const SyncMark&) {
+  if (backup(from).state != BackupState::kSyncing) violation(from, "SyncMark out of place");
 }
 
 void PrimaryReplica::on_message(BackupId from, const Ack& message) {
@@ -168,7 +246,8 @@ void PrimaryReplica::on_message(BackupId from, const Ack& message) {
 void PrimaryReplica::on_message(BackupId, const Heartbeat&) {}  // receive() has noted the time
 
 void PrimaryReplica::on_message(BackupId from, const Goodbye& message) {
-  drop(from, fmt::format("left: {}", message.text.empty() ? to_string(message.reason) : message.text));
+  backup(from).hears = false;
+  lose(from, fmt::format("left: {}", message.text.empty() ? to_string(message.reason) : message.text));
 }
 
 template <class Other>
@@ -179,40 +258,61 @@ void PrimaryReplica::on_message(BackupId from, const Other& message) {
 // What they share.
 
 PrimaryReplica::Backup& PrimaryReplica::backup(BackupId id) {
-  POLLUX_ASSERT(id.value < backups_.size());
-  return backups_[id.value];
+  Backup* found = find(id);
+  POLLUX_ASSERT(found != nullptr);
+  return *found;
 }
 
-const PrimaryReplica::Backup& PrimaryReplica::backup(BackupId id) const {
-  POLLUX_ASSERT(id.value < backups_.size());
-  return backups_[id.value];
+PrimaryReplica::Backup* PrimaryReplica::find(BackupId id) {
+  POLLUX_ASSERT(id < next_backup_);
+  const auto found = backups_.find(id);
+  return found == backups_.end() ? nullptr : &found->second;
 }
 
 bool PrimaryReplica::is_linked(const Backup& backup) {
-  return backup.state != BackupState::kConnecting && backup.state != BackupState::kDropped;
+  return backup.state != BackupState::kConnecting && backup.state != BackupState::kLost &&
+         backup.state != BackupState::kDropped;
 }
 
 bool PrimaryReplica::is_required(const Backup& backup) {
   return backup.state == BackupState::kSettling || backup.state == BackupState::kProtecting;
 }
 
+bool PrimaryReplica::counts(const Backup& backup) {
+  return is_required(backup) || backup.state == BackupState::kLost;
+}
+
 void PrimaryReplica::violation(BackupId id, const std::string& what) {
-  give_up(id, "protocol violation: " + what);
+  lose(id, "protocol violation: " + what);
+}
+
+// From whatever cause. One that has SyncEnd, or may have it, could be promoting itself: only the arbiter knows.
+void PrimaryReplica::lose(BackupId id, const std::string& reason) {
+  Backup& peer = backup(id);
+  if (!is_required(peer)) return give_up(id, reason);
+  peer.state = BackupState::kLost;
+  peer.loss = reason;
+  if (claim_) return;  // which covers this loss too: the claimed term is unknown to all backups
+  claim_.emplace();
+  effects_.emplace_back(ClaimTerm{term_.next()});
 }
 
 void PrimaryReplica::give_up(BackupId id, const std::string& reason) {
-  // A backup that still hears this ends instead of promoting itself beside a living primary.
-  effects_.emplace_back(Send{id, Goodbye{GoodbyeReason::kDropped, reason}});
+  // A backup that still hears this ends at once and asks no arbiter.
+  if (backup(id).hears) effects_.emplace_back(Send{id, Goodbye{GoodbyeReason::kDropped, reason}});
   drop(id, reason);
+}
+
+void PrimaryReplica::check_claim(Term answered) const {
+  POLLUX_ASSERT(!claim_->retry_at);
+  POLLUX_ASSERT(answered == term_.next());
 }
 
 void PrimaryReplica::drop(BackupId id, const std::string& reason) {
   backup(id).state = BackupState::kDropped;
   effects_.emplace_back(DropBackup{id, reason});
   start_sync_when_decided();
-  const bool alone = std::ranges::all_of(
-      backups_, [](const Backup& backup) { return backup.state == BackupState::kDropped; });
-  if (alone && mode_ == Mode::kReplicating) {
+  if (alive() == 0 && mode_ == Mode::kReplicating) {
     mode_ = Mode::kUnprotected;
     effects_.emplace_back(Unprotected{});
   }
@@ -220,14 +320,14 @@ void PrimaryReplica::drop(BackupId id, const std::string& reason) {
 }
 
 void PrimaryReplica::start_sync_when_decided() {
-  const bool undecided = std::ranges::any_of(backups_, [](const Backup& backup) {
-    return backup.state == BackupState::kConnecting || backup.state == BackupState::kGreeting;
+  const bool undecided = std::ranges::any_of(backups_, [](const auto& entry) {
+    return entry.second.state == BackupState::kConnecting || entry.second.state == BackupState::kGreeting;
   });
   if (undecided) return;
-  for (std::uint32_t i = 0; i < backups_.size(); ++i) {
-    if (backups_[i].state != BackupState::kWelcomed) continue;
-    backups_[i].state = BackupState::kSyncing;
-    effects_.emplace_back(StartFullSync{{i}});
+  for (auto& [id, backup] : backups_) {
+    if (backup.state != BackupState::kWelcomed) continue;
+    backup.state = BackupState::kSyncing;
+    effects_.emplace_back(StartFullSync{id});
   }
 }
 
@@ -241,8 +341,8 @@ void PrimaryReplica::heartbeat_when_due(BackupId id) {
 EpochId PrimaryReplica::acknowledged_by_all() const {
   if (mode_ == Mode::kUnprotected) return closed_;
   std::optional<EpochId> least;
-  for (const Backup& backup : backups_) {
-    if (!is_required(backup)) continue;
+  for (const auto& [id, backup] : backups_) {
+    if (!counts(backup)) continue;
     const EpochId acked = backup.acked.value_or(EpochId{0});
     least = least ? std::min(*least, acked) : acked;
   }
@@ -250,7 +350,7 @@ EpochId PrimaryReplica::acknowledged_by_all() const {
 }
 
 void PrimaryReplica::advance_commit() {
-  if (mode_ == Mode::kStopped) return;
+  if (mode_ == Mode::kStopped || mode_ == Mode::kFenced) return;
   const bool alone = mode_ == Mode::kUnprotected;
   const EpochId before = committed_;
   const EpochId acknowledged = acknowledged_by_all();
@@ -273,12 +373,17 @@ void PrimaryReplica::check_invariants() const {
   POLLUX_ASSERT(durable_ <= committed_);
   POLLUX_ASSERT(last_flush_ <= committed_);
   POLLUX_ASSERT(flushed_.size() == closed_.value - committed_.value);
-  for (const Backup& backup : backups_) {
+  bool lost = false;
+  for (const auto& [id, backup] : backups_) {
+    POLLUX_ASSERT(!counts(backup) || mode_ == Mode::kReplicating);
+    lost |= backup.state == BackupState::kLost;
     POLLUX_ASSERT(!backup.acked || *backup.acked <= closed_);
     POLLUX_ASSERT((backup.state != BackupState::kProtecting) || backup.acked.has_value());
-    // Output commit itself: nothing is committed that a required backup has not acknowledged.
-    POLLUX_ASSERT(backup.state != BackupState::kProtecting || *backup.acked >= committed_);
+    // Output commit itself: nothing is committed that a backup which counts has not acknowledged.
+    POLLUX_ASSERT(!counts(backup) || !backup.acked || *backup.acked >= committed_);
   }
+  POLLUX_ASSERT(lost == claim_.has_value());
+  POLLUX_ASSERT(!claim_ || mode_ == Mode::kReplicating);
 }
 
 // Text.
@@ -291,6 +396,7 @@ std::string_view to_string(PrimaryReplica::BackupState state) {
     case PrimaryReplica::BackupState::kSyncing: return "syncing";
     case PrimaryReplica::BackupState::kSettling: return "settling";
     case PrimaryReplica::BackupState::kProtecting: return "protecting";
+    case PrimaryReplica::BackupState::kLost: return "lost";
     case PrimaryReplica::BackupState::kDropped: return "dropped";
   }
   return "unknown";
@@ -301,6 +407,7 @@ namespace primary {
 std::string to_string(const Event& event) {
   return std::visit(
       Overloaded{
+          [](const BackupJoined& e) { return fmt::format("BackupJoined({})", e.backup.value); },
           [](const LinkUp& e) { return fmt::format("LinkUp({})", e.backup.value); },
           [](const LinkDown& e) { return fmt::format("LinkDown({}, {})", e.backup.value, e.why); },
           [](const Heard& e) { return fmt::format("Heard({})", e.backup.value); },
@@ -311,6 +418,9 @@ std::string to_string(const Event& event) {
             return fmt::format("EpochClosed({}{})", e.epoch.value, e.flushed ? ", flushed" : "");
           },
           [](const EpochDurable& e) { return fmt::format("EpochDurable({})", e.epoch.value); },
+          [](const TermWon& e) { return fmt::format("TermWon({})", e.term.value); },
+          [](const TermLost& e) { return fmt::format("TermLost({})", e.term.value); },
+          [](const ArbiterUnreachable&) { return std::string("ArbiterUnreachable"); },
           [](const Stop& e) { return fmt::format("Stop({})", protocol::to_string(e.reason)); },
           [](const Tick&) { return std::string("Tick"); },
       },
@@ -330,6 +440,9 @@ std::string to_string(const Effect& effect) {
           },
           [](const DropBackup& e) { return fmt::format("DropBackup({}, {})", e.backup.value, e.reason); },
           [](const Unprotected&) { return std::string("Unprotected"); },
+          [](const Replicating&) { return std::string("Replicating"); },
+          [](const ClaimTerm& e) { return fmt::format("ClaimTerm({})", e.term.value); },
+          [](const Fenced& e) { return fmt::format("Fenced({})", e.reason); },
       },
       effect);
 }

@@ -6,17 +6,31 @@
 // and carries out the effects in order.
 //
 // A backup's life:  connecting -LinkUp-> greeting -Welcome-> welcomed -(all decided)-> syncing
-//                   -SyncFinished-> settling -first Ack-> protecting;  any -> dropped, for good.
+//                   -SyncFinished-> settling -first Ack-> protecting -loss-> lost -TermWon-> dropped, for good;
+//                   settling, too, is left through lost; any before it goes to dropped directly.
+// Backups are those of the configuration, and whoever joins later (BackupJoined).
 //
 // Rules
 //  - StartFullSync comes for all welcomed backups at once, as soon as none is connecting or greeting.
 //  - A backup is required from SyncFinished on. An epoch is committed when every required backup has
 //    acknowledged it; so a backup that falls away may advance the commit. With no required backup nothing is
 //    committed until Unprotected. Commits are monotone.
+//  - Arbitration: a required backup that is lost may be promoting itself right now. It is only *lost*: it counts
+//    as before, and nothing more is committed than it acknowledged. ClaimTerm asks an arbiter, who decides each
+//    term once, for the next term. Won: nobody else can lead in it, and all who are lost are dropped. Lost: a
+//    backup leads; Fenced, for good. Unreachable: asked again after Timing::arbitration_retry.
+//  - One claim covers every backup lost until its answer: none of them was told of the new term, so each can
+//    claim only this one. The others are told at once (NewTerm): they could claim no later one without it.
+//  - Whoever is lost gets no heartbeat, and Goodbye only when the term is won: until then the primary does not
+//    know which of the two goes on, and must not end the other.
+//  - A backup that is not required never promotes itself: it is dropped without a claim.
 //  - Durability: an epoch with a flush is committed only when the primary's own image holds all previous
 //    flushed epochs durably, so that no host that comes back alone lacks more than the last acknowledged flush.
 //  - When the last backup is gone: Unprotected, and every closed epoch is committed at once. No backup holds
 //    their flushes then: Committed says so, and the primary's image must be durable before other outputs leave.
+//  - A primary without backups in its configuration leads its term alone, unprotected from the start.
+//  - Re-protection: who joins while it is unprotected holds up nothing until SyncFinished. From there on it is
+//    required like any other: Replicating, commits wait for it, and its loss needs the next term.
 //  - Heartbeats go out every interval; a backup silent for the timeout is dropped.
 //  - Ack of an epoch that was never closed, that goes backwards, or comes from a backup that is not synced is
 //    a violation; so is any message out of its state. Violations drop the backup with the reason.
@@ -24,6 +38,7 @@
 
 #include <chrono>
 #include <deque>
+#include <map>
 #include <optional>
 #include <ostream>
 #include <string>
@@ -39,14 +54,20 @@ namespace pollux::protocol {
 inline constexpr std::size_t kMaxBackups = 3;
 
 struct PrimaryConfig {
-  Hello hello;              // sent to each backup when its link comes up
-  std::size_t backups = 1;  // 1..kMaxBackups; their ids are 0..backups-1
+  Hello hello;              // sent to each backup when its link comes up; the term is the one it leads in
+  std::size_t backups = 1;  // 0..kMaxBackups; their ids are 0..backups-1
+  EpochId closed;           // where its epochs go on from: a promoted replica continues those of the primary before
   Timing timing;
 };
 
 namespace primary {
 
 // Events.
+// Another backup, in addition to those of the configuration: LinkUp or LinkDown follows. Ids count up and are never
+// used again; at most kMaxBackups are alive (not dropped) at once.
+struct BackupJoined {
+  BackupId backup;
+};
 struct LinkUp {
   BackupId backup;
 };
@@ -60,8 +81,9 @@ struct Heard {
   BackupId backup;
   TimePoint at;
 };
-// Everything of the full sync, SyncEnd(epoch) last, was handed to the link. `epoch` is the last closed epoch,
-// 0 before the first.
+// Everything of the full sync but SyncEnd(epoch) was handed to the link. Step this before SyncEnd is handed over:
+// with it the backup can take over, so from here on its loss needs a claim. If the backup was dropped before,
+// SyncEnd may not be sent any more. `epoch` is the last closed epoch, 0 before the first.
 struct SyncFinished {
   BackupId backup;
   EpochId epoch;
@@ -75,12 +97,21 @@ struct EpochClosed {
 struct EpochDurable {
   EpochId epoch;
 };
+// The arbiter's answers to ClaimTerm.
+struct TermWon {
+  Term term;
+};
+struct TermLost {
+  Term term;
+};
+struct ArbiterUnreachable {};
 // The machine ends: no epoch follows. Every remaining backup gets Goodbye.
 struct Stop {
   GoodbyeReason reason = GoodbyeReason::kStopped;
 };
 struct Tick {};
-using Event = std::variant<LinkUp, LinkDown, Heard, SyncFinished, EpochClosed, EpochDurable, Stop, Tick>;
+using Event = std::variant<BackupJoined, LinkUp, LinkDown, Heard, SyncFinished, EpochClosed, EpochDurable, TermWon,
+                           TermLost, ArbiterUnreachable, Stop, Tick>;
 
 // Effects.
 struct Send {
@@ -114,7 +145,23 @@ struct DropBackup {
 struct Unprotected {
   bool operator==(const Unprotected&) const = default;
 };
-using Effect = std::variant<Send, StartFullSync, Protected, Committed, DropBackup, Unprotected>;
+// It was unprotected, and a backup's sync is finished: outputs of every epoch closed from here on are held again.
+struct Replicating {
+  bool operator==(const Replicating&) const = default;
+};
+// Ask the arbiter for this term and answer by TermWon, TermLost or ArbiterUnreachable.
+struct ClaimTerm {
+  Term term;
+  bool operator==(const ClaimTerm&) const = default;
+};
+// A backup leads the machine: nothing held here may ever leave. Close every link without a word: a Goodbye would
+// end backups that decide for themselves, each by the arbiter's answer, and one of them may be the new primary.
+struct Fenced {
+  std::string reason;
+  bool operator==(const Fenced&) const = default;
+};
+using Effect =
+    std::variant<Send, StartFullSync, Protected, Committed, DropBackup, Unprotected, Replicating, ClaimTerm, Fenced>;
 
 [[nodiscard]] std::string to_string(const Event& event);
 [[nodiscard]] std::string to_string(const Effect& effect);
@@ -126,26 +173,32 @@ inline std::ostream& operator<<(std::ostream& out, const Effect& effect) { retur
 class PrimaryReplica {
  public:
   using Effects = std::vector<primary::Effect>;
-  enum class BackupState { kConnecting, kGreeting, kWelcomed, kSyncing, kSettling, kProtecting, kDropped };
+  enum class BackupState { kConnecting, kGreeting, kWelcomed, kSyncing, kSettling, kProtecting, kLost, kDropped };
 
   explicit PrimaryReplica(PrimaryConfig config);
 
   [[nodiscard]] Effects step(const primary::Event& event, TimePoint now);
-  // A message of the backup. Those of a dropped backup are ignored. DiskDigests are checked for their state
-  // only; the engine uses them unless the effects drop the backup.
+  // A message of the backup. Those of a dropped backup are ignored. DiskDigests and SyncMark are checked
+  // for their state only; the engine uses them unless the effects drop the backup.
   [[nodiscard]] Effects receive(BackupId from, const Message& message, TimePoint now);
 
   // When to step(Tick) next, at the latest. None: nothing to wait for.
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
 
+  [[nodiscard]] std::size_t backups() const { return backups_.size(); }
   [[nodiscard]] BackupState state(BackupId backup) const;
+  [[nodiscard]] std::size_t alive() const;    // backups that are not dropped
+  [[nodiscard]] BackupId next_backup() const { return next_backup_; }  // the id of the next to join
   [[nodiscard]] bool required(BackupId backup) const;  // settling or protecting: it is sent epoch records
   [[nodiscard]] EpochId committed() const { return committed_; }
   [[nodiscard]] EpochId closed() const { return closed_; }
   [[nodiscard]] bool unprotected() const { return mode_ == Mode::kUnprotected; }
+  [[nodiscard]] bool fenced() const { return mode_ == Mode::kFenced; }
+  [[nodiscard]] bool claiming() const { return claim_.has_value(); }
+  [[nodiscard]] Term term() const { return term_; }
 
  private:
-  enum class Mode { kReplicating, kUnprotected, kStopped };
+  enum class Mode { kReplicating, kUnprotected, kFenced, kStopped };
   struct Backup {
     BackupState state = BackupState::kConnecting;
     TimePoint last_heard;
@@ -153,19 +206,31 @@ class PrimaryReplica {
     std::uint64_t heartbeats = 0;
     EpochId base;                  // the end of its full sync
     std::optional<EpochId> acked;  // none before the first Ack
+    Term greeted;                  // the term its Hello named
+    bool hears = false;            // a Goodbye: its link is up and it did not leave
+    std::string loss;              // why it is lost
+  };
+  // Of term_.next(). Without a retry the arbiter's answer is awaited.
+  struct Claim {
+    std::optional<TimePoint> retry_at;
   };
 
+  void on(const primary::BackupJoined& event);
   void on(const primary::LinkUp& event);
   void on(const primary::LinkDown& event);
   void on(const primary::Heard& event);
   void on(const primary::SyncFinished& event);
   void on(const primary::EpochClosed& event);
   void on(const primary::EpochDurable& event);
+  void on(const primary::TermWon& event);
+  void on(const primary::TermLost& event);
+  void on(const primary::ArbiterUnreachable& event);
   void on(const primary::Stop& event);
   void on(const primary::Tick& event);
   void on_message(BackupId from, const Welcome& message);
   void on_message(BackupId from, const Refuse& message);
   void on_message(BackupId from, const DiskDigests& message);
+  void on_message(BackupId from, const SyncMark& message);
   void on_message(BackupId from, const Ack& message);
   void on_message(BackupId from, const Heartbeat& message);
   void on_message(BackupId from, const Goodbye& message);
@@ -173,12 +238,15 @@ class PrimaryReplica {
   void on_message(BackupId from, const Other& message);
 
   Backup& backup(BackupId id);
-  [[nodiscard]] const Backup& backup(BackupId id) const;
+  Backup* find(BackupId id);  // null: dropped, and forgotten since
   [[nodiscard]] static bool is_linked(const Backup& backup);
   [[nodiscard]] static bool is_required(const Backup& backup);
+  [[nodiscard]] static bool counts(const Backup& backup);  // commits wait for it
   void violation(BackupId id, const std::string& what);
+  void lose(BackupId id, const std::string& reason);
   void give_up(BackupId id, const std::string& reason);  // Goodbye, then drop
   void drop(BackupId id, const std::string& reason);
+  void check_claim(Term answered) const;
   void start_sync_when_decided();
   void heartbeat_when_due(BackupId id);
   void advance_commit();
@@ -186,8 +254,11 @@ class PrimaryReplica {
   void check_invariants() const;
 
   PrimaryConfig config_;
-  std::vector<Backup> backups_;
+  std::map<BackupId, Backup> backups_;  // the dropped are forgotten when the next joins
+  BackupId next_backup_;
   Mode mode_ = Mode::kReplicating;
+  Term term_;                   // the one it leads in
+  std::optional<Claim> claim_;  // as long as a backup is lost
   EpochId closed_;
   EpochId committed_;
   EpochId durable_;

@@ -21,6 +21,8 @@ struct Message {
     ack @12 :UInt64;
     heartbeat @13 :UInt64;
     goodbye @14 :Goodbye;
+    newTerm @15 :UInt64;
+    syncMark @16 :UInt64;
   }
 }
 

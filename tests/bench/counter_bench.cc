@@ -33,7 +33,7 @@ Run run(const std::string& guest, const std::string& kernel, std::uint64_t epoch
   config.kernel = std::string(POLLUX_GUESTS) + "/" + guest;
   config.command_line = "timed=1 kernel=" + kernel;
   config.epoch_length = epoch_length;
-  config.real_clock = true;
+  config.cpu_clock = true;
   const testing::EpochMachineResult result = testing::EpochMachine(config).run();
   std::istringstream words(result.console);
   std::string name, unit;
@@ -77,7 +77,7 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "counter_bench: {}\n", why);
     return 1;
   }
-  fmt::print("Times in ms, best of {} runs; overhead of counted over plain and over unrolled.\n",
+  fmt::print("Processor times in ms, best of {} runs; overhead of counted over plain and over unrolled.\n",
              pollux::kRuns);
   fmt::print("{:<14} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8} {:>9} {:>9}\n", "kernel", "plain", "unrolled",
              "counted", "overhead", "overhead", "Msites", "sites/us", "us/epoch");

@@ -58,7 +58,7 @@ Row measure(std::uint64_t pages, std::uint64_t epochs) {
   const auto primary_key = protocol::session::SecretKey::generate();
   const auto backup_key = protocol::session::SecretKey::generate();
   backup::BackupOptions backup_options;
-  backup_options.listen = {"127.0.0.1", 0};
+  backup_options.listen = protocol::Address{"127.0.0.1", 0};
   backup_options.primary_key = primary_key.public_key();
   backup_options.silence_timeout = 10s;
   backup::Backup backup(backup_options, backup_key);
@@ -101,6 +101,7 @@ boost::json::object to_json(const Row& row) {
           {"pause_us_p99", epochs.pause_us.p99},
           {"pause_us_max", epochs.pause_us.max},
           {"target_us", row.target_us()},
+          {"met", epochs.pause_us.p50 <= row.target_us()},
           {"commit_latency_us_p50", epochs.commit_latency_us.p50},
           {"commit_latency_us_p99", epochs.commit_latency_us.p99},
           {"epoch_bytes_p50", epochs.epoch_bytes.p50}};

@@ -170,5 +170,16 @@ TEST_P(OnKvm, EndsWhenAsked) {
   EXPECT_EQ(exit->reason, vmm::ExitReason::kRequested);
 }
 
+TEST_P(OnKvm, WhatKvmCannotRunIsTheHostsFailureNotTheGuests) {
+  TestMachine test(kMemory, options());
+  test.machine().resume();
+  take_away_page(test.machine().memory(), GuestAddress{kArenaAddress} + 5 * kPageSize);
+  test.writer().request(WriterMode::kCycle, 10);
+  const auto exit = test.machine().wait_for_exit(30s);
+  ASSERT_TRUE(exit.has_value());
+  EXPECT_EQ(exit->reason, vmm::ExitReason::kHostFailed);
+  EXPECT_NE(exit->detail.find("Bad address"), std::string::npos) << exit->detail;
+}
+
 }  // namespace
 }  // namespace pollux::testing

@@ -1,16 +1,19 @@
-// A primary to be killed: runs the page_writer guest's kMix computation, protected by the backups at these ports of
-// loopback. Prints "protected" once the first epoch is committed by all, and "committed without a backup" once one was
-// lost and an epoch was committed after that.
+// A primary to be killed: runs the page_writer guest, protected by the backups at these ports of loopback. Once the
+// first epoch is committed by all, its kMix computation begins; once that is part of a committed epoch, "protected" is
+// printed: however long the full sync took, the computation lies ahead. "committed without a backup" is printed once one
+// was lost and an epoch was committed after that.
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <thread>
 
 #include "base/error.h"
+#include "primary/epoch_engine.h"
 #include "primary/primary.h"
 #include "tests/support/test_machine.h"
 
@@ -34,15 +37,29 @@ int main(int argc, char** argv) {
     }
     options.epoch_length = 10ms;
     options.silence_timeout = 20s;
+    primary::Primary* running = nullptr;
+    vmm::Machine* machine = nullptr;
+    options.on_turn = [&, begun = std::optional<std::uint64_t>(), told = false](const vmm::Machine&) mutable {
+      const std::uint64_t committed = running->statistics().summary().committed.value;
+      if (committed == 0 || told) return;
+      if (!begun) {
+        testing::PageWriter(machine->memory()).request(guests::WriterMode::kMix, number(5), number(6), number(7));
+        begun = committed;
+      }
+      // The epoch that runs now, at the latest.
+      if (committed <= *begun + primary::kMaxEpochsInFlight) return;
+      told = true;
+      std::puts("protected");
+      std::fflush(stdout);
+    };
     primary::Primary primary(options);
-      const auto backends = testing::no_backends();
+    running = &primary;
+    const auto backends = testing::no_backends();
     vmm::PassThroughInput input;
     std::thread([&] {
       const auto summary = [&] { return primary.statistics().summary(); };
       const std::size_t backups = options.backups.size();
       while (summary().committed.value == 0) std::this_thread::sleep_for(1ms);
-      std::puts("protected");
-      std::fflush(stdout);
       while (summary().backups == backups) std::this_thread::sleep_for(1ms);
       const auto committed = summary().committed;
       while (summary().committed == committed) std::this_thread::sleep_for(1ms);
@@ -50,10 +67,10 @@ int main(int argc, char** argv) {
       std::fflush(stdout);
     }).detach();
     (void)primary.run(key, *backends, [&](vmm::OutputGate& output) {
-      auto machine = vmm::Machine::boot(testing::page_writer_config(number(4) << 20), testing::page_writer_source(),
-                                        *backends, input, output);
-      testing::PageWriter(machine->memory()).request(guests::WriterMode::kMix, number(5), number(6), number(7));
-      return machine;
+      auto made = vmm::Machine::boot(testing::page_writer_config(number(4) << 20), testing::page_writer_source(),
+                                     *backends, input, output);
+      machine = made.get();
+      return made;
     });
     return 0;
   } catch (const Error& error) {

@@ -18,7 +18,7 @@ import paths
 GUEST_ROOT_MIB = 128
 GUEST_ROOT_UUID = "706f6c6c-7578-4775-8573-740000000001"
 
-HOST_MODULES = ["virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "tun", "bridge", "kvm-amd"]
+HOST_MODULES = ["virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "tun", "bridge", "kvm-amd", "kvm-intel"]
 GUEST_MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio-rng"]
 
 

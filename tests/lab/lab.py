@@ -17,10 +17,13 @@ import signal
 import subprocess
 from pathlib import Path
 
+import hardware
 import images
 import namespace
 import paths
-from host import BRIDGE, Host, Job, Result  # noqa: F401  for the users of this module
+from etcd import Etcd
+from host import BRIDGE, AnyHost, Host, Job, Result  # noqa: F401  for the users of this module
+from local_host import LocalHost
 from machine import LabError, Machine, wait_until  # noqa: F401
 from settings import CLIENT_IP, GUEST_IP, HOST_IPS, guest_cmdline  # noqa: F401
 
@@ -36,7 +39,7 @@ class Lab:
         if build:
             images.Builder(say).all()
         self.folder = paths.RUNS / f"{name}-{os.getpid()}"
-        self.machines: list[Machine] = []
+        self.machines: list[Machine | LocalHost | Etcd] = []
 
     def __enter__(self) -> "Lab":
         remove_old_runs()
@@ -91,6 +94,20 @@ class Lab:
         host = Host(self, name, ip or HOST_IPS[name], list(disks), **options)
         self.machines.append(host)
         return host.wait_ready() if wait else host
+
+    def start_etcd(self) -> Etcd:
+        """An arbiter for the hosts; call its wait_ready()."""
+        etcd = Etcd(self.folder)
+        self.machines.append(etcd)
+        return etcd
+
+    def vm_host(self, name: str, *, disks: list[Path] = ()) -> AnyHost:
+        """A host for guests that shall run and not fail over: this machine, if its hardware can, else a lab host."""
+        if not hardware.runs_direct():
+            return self.start_host(name, disks=disks)
+        host = LocalHost(self, name, list(disks))
+        self.machines.append(host)
+        return host
 
     def partition(self, cut: bool = True):
         """Cuts the hosts off from each other, not from the clients; partition(False) heals it."""

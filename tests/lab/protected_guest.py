@@ -1,10 +1,12 @@
-"""The lab's guest under Pollux: on castor as the primary, protected by pollux. Used by the demo and the tests."""
+"""The lab's guest under Pollux: one host leads, the other follows and takes over. Used by the demo and the tests."""
 import json
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import paths
+from etcd import Etcd
 from lab import GUEST_IP, HOST_IPS, Host, Job, Lab, LabError, guest_cmdline
 
 LINK_PORT = 7700
@@ -26,52 +28,88 @@ def make_keys(names) -> dict[str, tuple[bytes, bytes]]:
     return keys
 
 
+def other(name: str) -> str:
+    """The host's peer."""
+    return next(peer for peer in HOST_IPS if peer != name)
+
+
+@dataclass
+class Replica:
+    """A host and the Pollux that runs on it."""
+    host: Host
+    job: Job
+
+    @property
+    def name(self) -> str:
+        return self.host.name
+
+
 class ProtectedGuest:
-    """Starts both sides; each step can also be taken alone."""
+    """castor leads at first, pollux follows; each step can also be taken alone."""
 
     def __init__(self, lab: Lab, *, epoch_ms: int = EPOCH_MS, timeout_ms: int = TIMEOUT_MS):
         self.lab, self.epoch_ms, self.timeout_ms = lab, epoch_ms, timeout_ms
         self.disks = {name: lab.copy_disk(paths.GUEST_ROOT, f"{name}.raw") for name in HOST_IPS}
-        self.castor: Host
-        self.pollux: Host
-        self.primary: Job
-        self.backup: Job
+        self.keys = make_keys(HOST_IPS)
+        self.hosts: dict[str, Host] = {}
+        self.leader: Replica
+        self.follower: Replica
 
     def start_hosts(self):
-        self.castor, self.pollux = self.lab.start_hosts({name: [disk] for name, disk in self.disks.items()})
-        keys = make_keys(HOST_IPS)
-        for host, peer in ((self.castor, self.pollux), (self.pollux, self.castor)):
-            secret, _ = keys[host.name]
-            _, peer_public = keys[peer.name]
-            host.put(secret, "/root/key", mode="600")
-            host.put(peer_public, "/root/peer.pub")
-            host.run("tunctl -t tap0 && ip link set tap0 master br0 && ip link set tap0 up")
+        """And the arbiter."""
+        arbiter = self.lab.start_etcd()
+        hosts = self.lab.start_hosts({name: [disk] for name, disk in self.disks.items()})
+        arbiter.wait_ready()
+        for host in hosts:
+            self._prepare(host)
+
+    def _prepare(self, host: Host):
+        self.hosts[host.name] = host
+        secret, _ = self.keys[host.name]
+        _, peer_public = self.keys[other(host.name)]
+        host.put(secret, "/root/key", mode="600")
+        host.put(peer_public, "/root/peer.pub")
+        host.add_tap("tap0")
+
+    def _shared_words(self) -> str:
+        return (f"--key /root/key --peer-key /root/peer.pub --arbiter etcd:{Etcd.url} --console file=/root/console"
+                f" --epoch-ms {self.epoch_ms} --timeout-ms {self.timeout_ms} --stats /root/stats.json")
+
+    def _spawn_backup(self, host: Host, words: str) -> Replica:
+        return Replica(host, host.spawn(
+            f"pollux backup --listen 0.0.0.0:{LINK_PORT} {words} {self._shared_words()} --primary-staging 64M"
+            f" --disk /dev/vda --net tap=tap0 --timeline /root/timeline.json", "backup"))
 
     def start_backup(self):
-        self.backup = self.pollux.spawn(
-            f"pollux backup --listen 0.0.0.0:{LINK_PORT} --key /root/key --peer-key /root/peer.pub"
-            f" --disk /dev/vda --net tap=tap0 --console file=/root/console"
-            f" --timeout-ms {self.timeout_ms} --timeline /root/timeline.json", "backup")
-        self.backup.wait_for("listening", 60)
+        self.follower = self._spawn_backup(self.hosts["pollux"], "")
+        self.follower.job.wait_for("listening", 60)
 
     def start_primary(self, *kernel_words: str):
-        self.primary = self.castor.spawn(
-            f"pollux primary --backup {HOST_IPS['pollux']}:{LINK_PORT} --key /root/key --peer-key /root/peer.pub"
+        host = self.hosts["castor"]
+        self.leader = Replica(host, host.spawn(
+            f"pollux primary --backup {HOST_IPS['pollux']}:{LINK_PORT} {self._shared_words()} --staging 64M"
             f" --kernel /guest/vmlinuz --initrd /guest/initrd.cpio --cmdline '{guest_cmdline(*kernel_words)}'"
-            f" --memory {GUEST_MEMORY} --disk /dev/vda --net tap=tap0,mac={GUEST_MAC} --console file=/root/console"
-            f" --epoch-ms {self.epoch_ms} --timeout-ms {self.timeout_ms} --staging 64M --stats /root/stats.json",
-            "primary")
+            f" --memory {GUEST_MEMORY} --disk /dev/vda --net tap=tap0,mac={GUEST_MAC}", "primary"))
 
     def wait_until_protected(self, timeout: float = 120):
-        self.primary.wait_for("protecting", timeout)
+        self.leader.job.wait_for("from here on it can take over", timeout)
 
     def statistics(self) -> dict:
-        return json.loads(self.castor.get("/root/stats.json"))
+        return json.loads(self.leader.host.get("/root/stats.json"))
 
     def wait_until_promoted(self, timeout: float = 60) -> dict:
-        """The failover's timeline."""
-        self.backup.wait_for("runs unprotected now", timeout)
-        return json.loads(self.pollux.get("/root/timeline.json"))
+        """The follower leads now, and nobody follows. Returns the failover's timeline."""
+        self.follower.job.wait_for("runs unprotected now", timeout)
+        self.leader = self.follower
+        return json.loads(self.leader.host.get("/root/timeline.json"))
+
+    def rejoin(self, name: str):
+        """A host that lost its power comes back with the disk that it had, and follows."""
+        if name == self.leader.name:
+            raise LabError(f"{name} leads: it has nobody to join")
+        host = self.lab.start_host(name, disks=[self.disks[name]])
+        self._prepare(host)
+        self.follower = self._spawn_backup(host, f"--join {HOST_IPS[self.leader.name]}:{LINK_PORT}")
 
     def guest_console(self, host: Host) -> str:
         return host.get("/root/console").decode(errors="replace")

@@ -6,6 +6,7 @@ Redis holds.
 """
 import socket
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 PORT = 6379
@@ -220,6 +221,37 @@ def check_data(journal: list[Acknowledged], client: RedisClient,
         if found not in [state.get(key, [] if is_list else None) for state in allowed]:
             problems.append(f"{key}: Redis holds {_short(found)}, acknowledged was {_short(allowed[0].get(key))}")
     return problems
+
+
+def lost_from_data(journal: list[Acknowledged], client: RedisClient) -> set[int]:
+    """The acknowledged writes that Redis does not show, as numbers in writes_of(journal).
+
+    Counts what was added: INCR, RPUSH, APPEND. Of equal writes the last are taken for lost. A key that was ever SET
+    or deleted is left out: what was there before cannot be told from what was lost. check_data judges it.
+    """
+    writes = list(enumerate(writes_of(journal)))
+    overwritten = {entry.command[1] for _, entry in writes if entry.command[0].upper() == "SET"}
+    overwritten |= {key for _, entry in writes if entry.command[0].upper() == "DEL" for key in entry.command[1:]}
+    held, seen, lost = {}, Counter(), set()
+    for number, entry in writes:
+        name, key = entry.command[0].upper(), entry.command[1]
+        if key in overwritten:
+            continue
+        if key not in held:
+            held[key] = client.command("LRANGE", key, 0, -1) if name == "RPUSH" else client.command("GET", key)
+        seen[entry.command] += 1
+        if not _shows(held[key], name, entry.command[2:], seen[entry.command]):
+            lost.add(number)
+    return lost
+
+
+def _shows(held: str | list[str] | None, name: str, values: tuple[str, ...], times: int) -> bool:
+    """Whether what a key holds can come from so many writes of this kind."""
+    if held is None:
+        return False
+    if name == "INCR":
+        return held.isdigit() and int(held) >= times
+    return all(held.count(value) >= times for value in values)
 
 
 def _short(value) -> str:

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""The promise, from outside: the primary's host loses its power while idle, under write load, and during full sync."""
+"""The promise, from outside: the primary's host loses its power while idle, under write load, and during full sync; or it
+only stands still for a while, and comes back."""
 import sys
 import time
 import unittest
@@ -12,9 +13,10 @@ if __name__ == "__main__":
     namespace.enter()
 
 import aof
-from demo import Client, verify
-from lab import GUEST_IP, Lab, LabError
-from protected_guest import ProtectedGuest
+from capture import Capture
+from demo import Client, Verdict, verify
+from lab import GUEST_IP, Lab
+from protected_guest import GUEST_MAC, ProtectedGuest
 from redis_client import RedisClient, guest_control, wait_for_redis
 
 
@@ -46,7 +48,7 @@ class Failover(unittest.TestCase):
             while self.guest.statistics()["epoch_committed"] < epochs + 10:  # idle epochs go by
                 self.assertLess(time.monotonic(), deadline, "no epochs are committed")
                 time.sleep(0.2)
-            self.guest.castor.power_off()
+            self.guest.leader.host.power_off()
             timeline = self.guest.wait_until_promoted()
             self.assertEqual(client.command("INCR", "idle:counter"), 2)
             self.assertEqual(client.command("GET", "idle:key"), "before")
@@ -57,12 +59,29 @@ class Failover(unittest.TestCase):
         client = Client()
         client.start()
         client.wait_for(60, 120)
-        self.guest.castor.power_off()
+        self.guest.leader.host.power_off()
         self.guest.wait_until_promoted()
         client.wait_for(client.acked() + 60, 120)
         client.stop()
         self.assertIsNone(client.broken)
-        self.assertEqual(verify(self.say, self.guest, client), [])
+        self.assertEqual(verify(self.say, self.guest, client), Verdict())
+
+    def test_the_lost_host_comes_back_and_takes_over_in_its_turn(self):
+        self.protected_redis()
+        client = Client()
+        client.start()
+        for _ in range(2):
+            client.wait_for(client.acked() + 30, 120)
+            lost = self.guest.leader.name
+            self.guest.leader.host.power_off()
+            self.guest.wait_until_promoted()
+            client.wait_for(client.acked() + 30, 120)
+            self.guest.rejoin(lost)
+            self.guest.wait_until_protected()
+        client.stop()
+        self.assertIsNone(client.broken)
+        self.assertEqual(verify(self.say, self.guest, client), Verdict())
+        self.assertEqual(self.guest.follower.job.wait(60), 0)
 
     def test_clean_shutdown_ends_both_sides_with_equal_disks(self):
         self.protected_redis()
@@ -73,21 +92,46 @@ class Failover(unittest.TestCase):
         client.close()
         self.assertIsNone(client.broken)
         guest_control(GUEST_IP, "poweroff")
-        self.assertEqual(self.guest.primary.wait(120), 0)
-        self.assertEqual(self.guest.backup.wait(60), 0)
-        self.assertNotIn("failover", self.guest.backup.output())
-        for host in (self.guest.castor, self.guest.pollux):
+        self.assertEqual(self.guest.leader.job.wait(120), 0)
+        self.assertEqual(self.guest.follower.job.wait(60), 0)
+        self.assertNotIn("failover", self.guest.follower.job.output())
+        for host in self.guest.hosts.values():
             host.power_off()
         disks = [disk.read_bytes() for disk in self.guest.disks.values()]
         self.assertTrue(disks[0] == disks[1], "the two disk images differ")
 
+    def test_a_zombie_primary_never_gets_a_byte_out(self):
+        """castor stands still long enough to be given up, and comes back in the belief that it leads."""
+        self.protected_redis()
+        zombie = self.guest.leader
+        client = Client()
+        client.start()
+        client.wait_for(30, 120)
+        capture = Capture(zombie.host.tap)
+        self.addCleanup(capture.stop)
+        client.wait_for(client.acked() + 5, 60)
+        self.assertGreater(len(capture.sent_by(GUEST_MAC)), 0, "the capture sees nothing of the guest")
+        zombie.job.kill("STOP")
+        self.guest.wait_until_promoted()
+        promoted_at = time.monotonic()
+        client.wait_for(client.acked() + 30, 120)
+        zombie.job.kill("CONT")
+        self.assertEqual(zombie.job.wait(60), 1)
+        self.assertIn("fenced: ", zombie.job.output())
+        client.wait_for(client.acked() + 30, 120)
+        client.stop()
+        self.assertIsNone(client.broken)
+        self.assertEqual(capture.sent_by(GUEST_MAC, since=promoted_at), [])
+        self.assertEqual(verify(self.say, self.guest, client), Verdict())
+
     def test_killed_during_full_sync(self):
-        """Half a sync is never promoted: the backup says so and ends."""
-        self.guest.primary.wait_for("full sync begins", 120)
-        self.guest.castor.power_off()
-        self.assertEqual(self.guest.backup.wait(60), 1)
-        output = self.guest.backup.output()
+        """Half a sync is never promoted: the backup says so, and what it has done to its disks, and ends."""
+        self.guest.leader.job.wait_for("full sync begins", 120)
+        self.guest.leader.host.power_off()
+        self.assertEqual(self.guest.follower.job.wait(60), 1)
+        output = self.guest.follower.job.output()
         self.assertIn("before protection began", output)
+        self.assertIn("half overwritten", output)
         self.assertNotIn("runs unprotected now", output)
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 
 import aof
+import demo
 import images
 import namespace
 import paths
-from redis_client import Acknowledged, RedisClient, RedisError, Workload, check_data, check_replies, wait_for_redis
+from redis_client import (Acknowledged, RedisClient, RedisError, Workload, check_data, check_replies, lost_from_data,
+                          wait_for_redis)
 
 
 def free_port() -> int:
@@ -74,6 +76,39 @@ class LocalRedis(unittest.TestCase):
             self.client.command(*unanswered)
         self.assertEqual(len(check_data(journal, self.client, unanswered)), 1)
 
+    def test_each_lost_write_is_counted_once(self):
+        """The 30 writes are INCR, RPUSH and APPEND in turn."""
+        journal, written = list(self.client.journal), self.read_aof()
+        self.assertEqual(lost_from_data(journal, self.client), set())
+        self.assertEqual(aof.lost(written, journal), set())
+        with RedisClient("127.0.0.1", self.port) as vandal:  # keeps its doings out of the journal
+            vandal.command("LREM", "work:list", 1, "work-000003")
+            vandal.command("DECRBY", "work:counter", 2)
+            vandal.command("SET", "work:string", vandal.command("GET", "work:string").replace("work-000002;", ""))
+        in_data = lost_from_data(journal, self.client)
+        self.assertEqual(in_data, {3 * 2 + 1, 3 * 8, 3 * 9, 3 * 1 + 2})
+        holes = {3 * 2 + 1, 3 * 4 + 1, 3 * 9}  # the first and the last are lost from Redis too
+        torn = aof.Aof([c for number, c in enumerate(written.commands) if number not in holes], 0)
+        self.assertEqual(aof.lost(torn, journal), holes)
+        self.assertEqual(len(in_data | aof.lost(torn, journal)), 5)
+        self.assertIn("3 acknowledged writes are not in the AOF; the first that is not where it belongs is RPUSH",
+                      aof.check(torn, journal)[0])
+        with RedisClient("127.0.0.1", self.port) as vandal:
+            vandal.command("FLUSHALL")
+        self.assertEqual(lost_from_data(journal, self.client), set(range(30)))
+        self.assertEqual(aof.lost(aof.Aof([], 0), journal), set(range(30)))
+
+    def test_writes_out_of_order_are_a_problem_but_not_lost(self):
+        journal, written = list(self.client.journal), self.read_aof()
+        written.commands[1], written.commands[4] = written.commands[4], written.commands[1]
+        self.assertEqual(aof.lost(written, journal), set())
+        self.assertIn("order is wrong", aof.check(written, journal)[0])
+
+    def test_keys_that_were_overwritten_are_not_counted(self):
+        for command in (("SET", "work:counter", "0"), ("DEL", "work:list")):
+            self.client.command(*command)
+        self.assertEqual(lost_from_data(self.client.journal, self.client), set())
+
     def test_a_wrong_reply_is_found(self):
         journal = list(self.client.journal)
         journal[3] = Acknowledged(journal[3].command, 1, 0, 0)  # the second INCR answers 1 again
@@ -92,6 +127,14 @@ class LocalRedis(unittest.TestCase):
         tree.to_ext4(disk, 64, images.GUEST_ROOT_UUID)
         folder = aof.extract(disk, Path(self.folder.name, "out"))
         self.assertEqual(aof.check(aof.read(folder), self.client.journal), [])
+
+
+class Report(unittest.TestCase):
+    def test_nothing_lost_no_problems_and_one_connection(self):
+        sound = {"connection_survived": True, "lost": 0, "problems": []}
+        self.assertTrue(demo.held(sound))
+        for wrong in ({"connection_survived": False}, {"lost": 1}, {"problems": ["the AOF's order is wrong"]}):
+            self.assertFalse(demo.held(sound | wrong), wrong)
 
 
 class Parser(unittest.TestCase):

@@ -29,8 +29,10 @@ struct EpochMachineConfig {
   std::uint64_t epoch_length = 1'000'000;  // the count of every epoch
   std::vector<std::uint64_t> disks;        // bytes of each
   std::size_t nics = 0;
-  bool digests = false;     // keep one of each epoch end
-  bool real_clock = false;  // for measurements
+  bool digests = false;  // keep one of each epoch end
+  // For measurements: the clock advances with the processor time of the thread, guest included, whatever else
+  // the host does.
+  bool cpu_clock = false;
   std::uint64_t max_epochs = ~0ull;
   // Every so many'th block request completes with the status UNCERTAIN, having been done or not; 0: none.
   unsigned uncertain_every = 0;

@@ -1,6 +1,7 @@
 #include "tests/support/test_machine.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -91,6 +92,17 @@ TestMachine::TestMachine(std::unique_ptr<vmm::GuestMemory> memory, ByteView stat
     : backends_(no_backends()), output_(*backends_) {
   const vmm::MachineConfig config = page_writer_config(memory->size());
   machine_ = vmm::Machine::restore(config, std::move(memory), state, *backends_, input_, output_, options);
+}
+
+guests::WriterControl* writer_control(const vmm::GuestMemory& memory) {
+  const auto view = memory.view(GuestAddress{guests::kControlAddress}, sizeof(WriterControl));
+  POLLUX_ASSERT(view.has_value());
+  return const_cast<WriterControl*>(reinterpret_cast<const WriterControl*>(view->data()));
+}
+
+void take_away_page(const vmm::GuestMemory& memory, vmm::GuestAddress address) {
+  const auto page = memory.page(address.gfn());
+  POLLUX_ASSERT(::mprotect(const_cast<std::byte*>(page.data()), page.size(), PROT_NONE) == 0);
 }
 
 std::unique_ptr<vmm::GuestMemory> copy_of(const vmm::GuestMemory& memory) {

@@ -57,6 +57,12 @@ class TestMachine {
   std::unique_ptr<vmm::Machine> machine_;
 };
 
+// The control page itself: what is written there is not marked dirty.
+guests::WriterControl* writer_control(const vmm::GuestMemory& memory);
+
+// From here on neither host nor guest can touch this page: KVM_RUN fails with EFAULT when the guest does.
+void take_away_page(const vmm::GuestMemory& memory, vmm::GuestAddress address);
+
 // A copy of all of a paused machine's memory.
 std::unique_ptr<vmm::GuestMemory> copy_of(const vmm::GuestMemory& memory);
 // The first frame in which they differ; nothing when equal.

@@ -93,6 +93,9 @@ class StdioConsole final : public ConsolePort {
  public:
   explicit StdioConsole(std::function<void()> on_leave) : on_leave_(std::move(on_leave)) {}
 
+  void start() override {
+    if (!terminal_) terminal_.emplace();
+  }
   [[nodiscard]] int poll_fd() const override { return at_end_ ? -1 : STDIN_FILENO; }
 
   [[nodiscard]] Bytes read() override {
@@ -127,7 +130,7 @@ class StdioConsole final : public ConsolePort {
   }
 
   std::function<void()> on_leave_;
-  RawTerminal terminal_;
+  std::optional<RawTerminal> terminal_;
   PatientWriter writer_{STDOUT_FILENO, "stdio"};
   bool escaped_ = false;  // the last key was Ctrl-A
   bool at_end_ = false;

@@ -12,6 +12,8 @@ namespace pollux::vmm {
 class ConsolePort {
  public:
   virtual ~ConsolePort() = default;
+  // The guest runs from here on: input is its own. Called before the first poll_fd().
+  virtual void start() {}
   // Readable when input waits; -1 when there is never any.
   [[nodiscard]] virtual int poll_fd() const = 0;
   // Waiting input; empty at end of file (then poll_fd() becomes -1) or when it was all an escape sequence.
@@ -22,7 +24,7 @@ class ConsolePort {
 };
 
 // `spec`: "stdio", "file=PATH" (created, truncated) or "none". Throws UsageError naming the spec.
-// stdio puts a terminal into raw mode until destruction; Ctrl-A x calls `on_leave`, Ctrl-A a sends Ctrl-A.
+// stdio puts a terminal into raw mode from start() until destruction; Ctrl-A x calls `on_leave`, Ctrl-A a sends Ctrl-A.
 std::unique_ptr<ConsolePort> open_console(const std::string& spec, std::function<void()> on_leave);
 
 }  // namespace pollux::vmm

@@ -3,7 +3,6 @@
 #include <sys/ioctl.h>
 
 #include <algorithm>
-#include <bit>
 
 #include "base/error.h"
 
@@ -111,11 +110,9 @@ void Vm::harvest_bitmap() {
     log.slot = slot;
     log.dirty_bitmap = bitmap_.data();
     checked_ioctl(fd_, KVM_GET_DIRTY_LOG, "KVM_GET_DIRTY_LOG", &log);
+    // KVM leaves the last word's bits beyond the region zero; DirtySet would not accept them.
     for (std::size_t word = 0; word < words; ++word) {
-      for (std::uint64_t bits = bitmap_[word]; bits != 0; bits &= bits - 1) {
-        const auto page = word * 64 + static_cast<unsigned>(std::countr_zero(bits));
-        if (const auto gfn = frame_of(slot, page)) memory_.dirty().add(*gfn);
-      }
+      memory_.dirty().merge({region.start.gfn().value + word * DirtySet::kFramesPerWord}, bitmap_[word]);
     }
   }
 }

@@ -20,6 +20,7 @@ void listen_to_nic(Backends& backends, NicIndex index, InputGate& gate, EventLoo
 
 void listen_to_console(Backends& backends, ConsoleIndex index, InputGate& gate, EventLoop& loop) {
   ConsolePort& console = backends.console(index);
+  console.start();
   const int fd = console.poll_fd();
   if (fd < 0) return;
   loop.watch(fd, [index, fd, &console, &gate, &loop] {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <thread>
 
 #include "base/error.h"
 #include "vmm/boot/boot_loader.h"
@@ -86,6 +87,7 @@ class Machine::Impl {
   void announce();
   Bytes save();
 
+  [[nodiscard]] std::optional<std::chrono::steady_clock::time_point> first_entry() const;
   std::optional<MachineExit> wait_for_exit(std::chrono::milliseconds timeout);
   void end(MachineExit exit);
 
@@ -117,8 +119,9 @@ void Machine::Impl::create_vcpus(kvm::CpuidTable machine_cpuid) {
   for (std::uint32_t id = 0; id < config_.vcpus; ++id) {
     vcpus_.push_back(std::make_unique<kvm::Vcpu>(vm_, id, cpuid_));
   }
+  const bool may_spin = std::thread::hardware_concurrency() > config_.vcpus;  // one more: the controlling thread
   for (const auto& vcpu : vcpus_) {
-    threads_.push_back(std::make_unique<VcpuThread>(vm_, *vcpu, devices_.buses(),
+    threads_.push_back(std::make_unique<VcpuThread>(vm_, *vcpu, devices_.buses(), may_spin,
                                                     [this](MachineExit exit) { end(std::move(exit)); }));
   }
 }
@@ -177,6 +180,7 @@ void Machine::Impl::pause() {
   for (const auto& thread : threads_) thread->wait_parked();
   devices_.freeze();
   paused_ = true;
+  for (const auto& thread : threads_) thread->start_capture();
 }
 
 void Machine::Impl::harvest_kvm() {
@@ -216,8 +220,9 @@ Bytes Machine::Impl::save() {
   state.setVersion(kMachineStateVersion);
   write_config(config_, state.initConfig());
   state.setCpuid(cpuid_data(cpuid_));
-  auto vcpus = state.initVcpus(static_cast<unsigned>(vcpus_.size()));
-  for (unsigned i = 0; i < vcpus.size(); ++i) write_vcpu(vcpus_[i]->capture(), vcpus[i]);
+  for (const auto& thread : threads_) thread->start_capture();  // a machine that was never paused is captured now
+  auto vcpus = state.initVcpus(static_cast<unsigned>(threads_.size()));
+  for (unsigned i = 0; i < vcpus.size(); ++i) write_vcpu(threads_[i]->wait_captured(), vcpus[i]);
   const ClockState now = clock();
   state.setClockNs(now.kvmclock_ns);
   state.setRealtimeNs(now.realtime_ns);
@@ -228,6 +233,14 @@ Bytes Machine::Impl::save() {
     write_exit(exit_, state.initExit());
   }
   return to_bytes(message);
+}
+
+std::optional<std::chrono::steady_clock::time_point> Machine::Impl::first_entry() const {
+  std::optional<std::chrono::steady_clock::time_point> first;
+  for (const auto& thread : threads_) {
+    if (const auto entry = thread->first_entry()) first = first ? std::min(*first, *entry) : *entry;
+  }
+  return first;
 }
 
 void Machine::Impl::end(MachineExit exit) {
@@ -282,6 +295,7 @@ void Machine::stop_dirty_tracking() { impl_->stop_dirty_tracking(); }
 std::vector<Gfn> Machine::harvest_dirty_pages() { return impl_->harvest_dirty_pages(); }
 void Machine::announce() { impl_->announce(); }
 Bytes Machine::save() { return impl_->save(); }
+std::optional<std::chrono::steady_clock::time_point> Machine::first_entry() const { return impl_->first_entry(); }
 std::optional<MachineExit> Machine::wait_for_exit(std::chrono::milliseconds timeout) {
   return impl_->wait_for_exit(timeout);
 }

@@ -26,8 +26,9 @@ namespace pollux::vmm {
 enum class ExitReason {
   kPowerOff,   // ACPI S5
   kReset,      // i8042 or the ACPI reset register
-  kCrash,      // triple fault, KVM internal error
+  kCrash,      // triple fault, an instruction KVM cannot emulate
   kRequested,  // request_exit()
+  kHostFailed,  // this host cannot run the guest on, through no fault of the guest's: another host could
 };
 
 struct MachineExit {
@@ -87,6 +88,9 @@ class Machine {
   void announce();
   // Everything but RAM: the encoded, versioned state.
   Bytes save();
+
+  // When a vCPU of this object entered the guest for the first time; nothing before.
+  [[nodiscard]] std::optional<std::chrono::steady_clock::time_point> first_entry() const;
 
   // Set once the guest or a caller ended the machine; the machine stays paused-able and saveable after it.
   std::optional<MachineExit> wait_for_exit(std::chrono::milliseconds timeout);

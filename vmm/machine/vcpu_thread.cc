@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 
 #include <chrono>
@@ -34,9 +35,9 @@ void block_other_signals() {
 
 }  // namespace
 
-VcpuThread::VcpuThread(kvm::Vm& vm, kvm::Vcpu& vcpu, const Buses& buses,
+VcpuThread::VcpuThread(kvm::Vm& vm, kvm::Vcpu& vcpu, const Buses& buses, bool may_spin,
                        std::function<void(MachineExit)> ended)
-    : vm_(vm), vcpu_(vcpu), buses_(buses), ended_(std::move(ended)) {
+    : vm_(vm), vcpu_(vcpu), buses_(buses), may_spin_(may_spin), ended_(std::move(ended)) {
   install_kick_handler();
   vcpu_.deny_run();
   thread_ = std::thread([this] { main(); });
@@ -46,6 +47,7 @@ VcpuThread::~VcpuThread() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
+    ordered_ = true;
     kick();
   }
   changed_.notify_all();
@@ -54,8 +56,12 @@ VcpuThread::~VcpuThread() {
 
 void VcpuThread::unpark() {
   {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    // What was read out is stale as soon as devices may interrupt, even if the vCPU never got to run.
+    changed_.wait(lock, [this] { return capture_ != Capture::kUnderWay; });
+    capture_ = Capture::kNone;
     wanted_running_ = true;
+    ordered_ = true;
     if (may_run()) vcpu_.allow_run();
   }
   changed_.notify_all();
@@ -73,18 +79,56 @@ void VcpuThread::halt() {
   kick();
 }
 
-void VcpuThread::wait_parked() {
-  // A vCPU parks within tens of microseconds. A thread that sleeps meanwhile is woken later than that, above all in a
-  // virtual machine, where an idle processor is woken through its hypervisor; and this wait is in the guest's pause.
-  // With one processor only, spinning would keep the vCPU from parking.
+// Parking, capturing and resuming take tens of microseconds each, all of them in the guest's pause. A thread that
+// sleeps meanwhile is woken later than that, above all in a virtual machine, where an idle processor is woken through
+// its hypervisor.
+template <class Condition>
+void VcpuThread::spin_until(Condition&& condition) const {
   constexpr auto kSpin = std::chrono::microseconds(200);
-  static const bool may_spin = std::thread::hardware_concurrency() > 1;
-  const auto end = std::chrono::steady_clock::now() + kSpin;
-  while (may_spin && !parked_.load(std::memory_order_acquire) && std::chrono::steady_clock::now() < end) {
-    __builtin_ia32_pause();
+  constexpr auto kPolite = std::chrono::microseconds(50);  // then others that want this processor go first
+  if (!may_spin_) return;
+  const auto start = std::chrono::steady_clock::now();
+  while (!condition()) {
+    const auto waited = std::chrono::steady_clock::now() - start;
+    if (waited > kSpin) return;
+    if (waited > kPolite) {
+      ::sched_yield();
+    } else {
+      __builtin_ia32_pause();
+    }
   }
+}
+
+std::optional<std::chrono::steady_clock::time_point> VcpuThread::first_entry() const {
+  const std::lock_guard lock(mutex_);
+  return first_entry_;
+}
+
+void VcpuThread::wait_parked() {
+  spin_until([this] { return parked_.load(std::memory_order_acquire); });
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return parked_.load(); });
+}
+
+void VcpuThread::start_capture() {
+  {
+    const std::lock_guard lock(mutex_);
+    POLLUX_ASSERT(parked_);
+    if (capture_ != Capture::kNone) return;
+    capture_ = Capture::kWanted;
+    ordered_ = true;
+  }
+  changed_.notify_all();
+}
+
+const kvm::VcpuState& VcpuThread::wait_captured() {
+  if (begin_capture()) capture();
+  spin_until([this] { return capture_.load(std::memory_order_acquire) == Capture::kDone; });
+  std::unique_lock lock(mutex_);
+  POLLUX_ASSERT(capture_ != Capture::kNone);
+  changed_.wait(lock, [this] { return capture_ == Capture::kDone; });
+  if (capture_error_) std::rethrow_exception(capture_error_);
+  return *captured_;
 }
 
 // With mutex_ held. immediate_exit catches a thread that is just about to enter, the signal one that is
@@ -103,20 +147,61 @@ void VcpuThread::main() {
   block_other_signals();
   ::pthread_setname_np(::pthread_self(), fmt::format("vcpu {}", vcpu_.id()).c_str());
   for (;;) {
-    {
-      std::unique_lock lock(mutex_);
-      parked_ = true;
-      changed_.notify_all();
-      changed_.wait(lock, [this] { return may_run() || stopping_; });
-      if (stopping_) return;
-      parked_ = false;
-    }
-    try {
-      run_until_kicked();
-    } catch (const std::exception& error) {
-      crash(error.what());
+    switch (park()) {
+      case Order::kStop: return;
+      case Order::kCapture:
+        if (begin_capture()) capture();
+        break;
+      case Order::kRun:
+        try {
+          run_until_kicked();
+        } catch (const std::exception& error) {
+          host_failed(error.what());
+        }
     }
   }
+}
+
+VcpuThread::Order VcpuThread::park() {
+  {
+    const std::lock_guard lock(mutex_);
+    parked_ = true;
+  }
+  changed_.notify_all();
+  spin_until([this] { return ordered_.load(std::memory_order_acquire); });
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return stopping_ || capture_ == Capture::kWanted || may_run(); });
+  ordered_ = false;
+  if (stopping_) return Order::kStop;
+  if (capture_ == Capture::kWanted) return Order::kCapture;
+  parked_ = false;
+  if (!first_entry_) first_entry_ = std::chrono::steady_clock::now();
+  return Order::kRun;
+}
+
+// False: another thread has begun.
+bool VcpuThread::begin_capture() {
+  const std::lock_guard lock(mutex_);
+  if (capture_ != Capture::kWanted) return false;
+  capture_ = Capture::kUnderWay;
+  return true;
+}
+
+void VcpuThread::capture() {
+  const kvm::VcpuState* state = nullptr;
+  std::exception_ptr refused;
+  try {
+    state = &vcpu_.capture();
+  } catch (const std::exception&) {
+    refused = std::current_exception();
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    captured_ = state;
+    capture_error_ = refused;
+    capture_ = Capture::kDone;
+  }
+  changed_.notify_all();
 }
 
 void VcpuThread::run_until_kicked() {
@@ -131,6 +216,10 @@ void VcpuThread::run_until_kicked() {
 
 void VcpuThread::crash(const std::string& detail) {
   ended_({ExitReason::kCrash, fmt::format("vCPU {}: {}", vcpu_.id(), detail)});
+}
+
+void VcpuThread::host_failed(const std::string& detail) {
+  ended_({ExitReason::kHostFailed, fmt::format("vCPU {}: {}", vcpu_.id(), detail)});
 }
 
 void VcpuThread::handle_exit() {
@@ -148,7 +237,7 @@ void VcpuThread::handle_exit() {
     case KVM_EXIT_SHUTDOWN: return crash("triple fault");
     case KVM_EXIT_SYSTEM_EVENT: return handle_system_event();
     case KVM_EXIT_FAIL_ENTRY:
-      return crash(
+      return host_failed(
           fmt::format("entry failed, hardware reason {:#x}", run.fail_entry.hardware_entry_failure_reason));
     case KVM_EXIT_INTERNAL_ERROR: return handle_internal_error();
     default: return crash(fmt::format("unexpected exit {} of KVM", run.exit_reason));
@@ -193,7 +282,10 @@ void VcpuThread::handle_internal_error() {
   for (std::uint32_t i = 0; i < std::min<std::uint32_t>(internal.ndata, 16); ++i) {
     data += fmt::format(" {:#x}", internal.data[i]);
   }
-  crash(fmt::format("KVM internal error {} at rip {:#x}:{}", internal.suberror, registers.rip, data));
+  const std::string detail =
+      fmt::format("KVM internal error {} at rip {:#x}:{}", internal.suberror, registers.rip, data);
+  // An instruction that KVM cannot emulate is the guest's choice, and no other host would do better.
+  internal.suberror == KVM_INTERNAL_ERROR_EMULATION ? crash(detail) : host_failed(detail);
 }
 
 }  // namespace pollux::vmm

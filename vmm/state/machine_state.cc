@@ -112,7 +112,9 @@ void write_exit(const std::optional<MachineExit>& exit, schema::ExitState::Build
     case ExitReason::kPowerOff: return state.setPowerOff();
     case ExitReason::kReset: return state.setReset();
     case ExitReason::kCrash: return state.setCrash(exit->detail);
-    case ExitReason::kRequested: return state.setRunning();
+    // Not the guest's end: elsewhere, or later, it goes on.
+    case ExitReason::kRequested:
+    case ExitReason::kHostFailed: return state.setRunning();
   }
 }
 

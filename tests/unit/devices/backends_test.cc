@@ -282,6 +282,7 @@ TEST(StdioConsoleTest, PipeIsReadToItsEndWithoutEscapes) {
   const Redirected redirected(in_read.get(), out_write.get());
   bool left = false;
   const auto console = open_console("stdio", [&] { left = true; });
+  console->start();
   ASSERT_EQ(::write(in_write.get(), "a\x01x", 3), 3);
   EXPECT_EQ(console->poll_fd(), STDIN_FILENO);
   EXPECT_EQ(text_of(console->read()), "a\x01x");
@@ -302,6 +303,7 @@ TEST(StdioConsoleTest, StalledReaderCostsBytesNotTime) {
   const Fd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   const Redirected redirected(null.get(), out_write.get());
   const auto console = open_console("stdio", [] {});
+  console->start();
   console->write(Bytes(1 << 20, std::byte{'x'}));  // far more than a pipe holds: returns all the same
 }
 
@@ -320,6 +322,7 @@ TEST(StdioConsoleTest, TerminalIsRawEscapesWorkAndItIsRestored) {
   int left = 0;
   {
     const auto console = open_console("stdio", [&] { ++left; });
+    console->start();
     termios during{};
     ASSERT_EQ(::tcgetattr(terminal.get(), &during), 0);
     EXPECT_EQ(during.c_lflag & (ICANON | ECHO | ISIG), 0u);

@@ -8,6 +8,9 @@ namespace {
 using namespace backup;
 using State = BackupReplica::State;
 
+// Of a piece with one run, beside its body.
+constexpr std::uint64_t kPieceBytes = kPieceOverhead + sizeof(PageRun);
+
 class BackupScript : public ::testing::Test {
  protected:
   static Hello hello() {
@@ -22,7 +25,7 @@ class BackupScript : public ::testing::Test {
   void start() {
     BackupConfig config;
     config.max_record_bytes = 1 << 20;
-    config.timing = {100ms, 1s};
+    config.timing = {100ms, 1s, 200ms};
     backup_.emplace(config);
   }
 
@@ -58,6 +61,9 @@ class BackupScript : public ::testing::Test {
   Lines applied(std::uint64_t epoch) { return step(EpochApplied{{epoch}}); }
   Lines durable(std::uint64_t epoch) { return step(EpochDurable{{epoch}}); }
 
+  Lines won(std::uint64_t term) { return step(TermWon{{term}}); }
+  Lines lost(std::uint64_t term) { return step(TermLost{{term}}); }
+
   static Lines violation(const std::string& what) {
     return {"Send(Goodbye(dropped: protocol violation: " + what + "))",
             "End(failed, the primary broke the protocol: " + what + ")"};
@@ -88,6 +94,22 @@ TEST_F(BackupScript, FromTheFirstLinkToTheFirstEpoch) {
   EXPECT_EQ(receive(EpochDiskWrites{{1}, {{{0}, DiskOperationKind::kWrite, 0, 512}}}), Lines{});
   EXPECT_EQ(receive(EpochClose{{1}, 3, 0, 1, false, 64}), (Lines{"ApplyEpoch(1)", "Send(Ack(1))"}));
   EXPECT_EQ(backup_->last_whole(), EpochId{1});
+}
+
+TEST_F(BackupScript, AMarkOfTheSyncIsSentBackWhenDurable) {
+  begin_sync();
+  receive(SyncPages{{{{16}, 2, false}}});
+  EXPECT_EQ(receive(SyncMark{1}), (Lines{"MakeSyncDurable(1)"}));
+  EXPECT_EQ(receive(SyncPages{{{{18}, 1, false}}}), Lines{});  // the next round may be on its way
+  EXPECT_EQ(step(SyncDurable{{1}}), (Lines{"Send(SyncMark(1))"}));
+  EXPECT_EQ(receive(SyncMark{2}), (Lines{"MakeSyncDurable(2)"}));
+  EXPECT_EQ(receive(SyncMark{3}), violation("SyncMark(3) before the answer to the last"));
+  EXPECT_EQ(step(SyncDurable{{2}}), Lines{});
+  begin_sync();
+  receive(SyncMark{1});
+  EXPECT_EQ(receive(SyncEnd{}), violation("SyncEnd before the answer to the last SyncMark"));
+  protect();
+  EXPECT_EQ(receive(SyncMark{1}), violation("SyncMark out of place"));
 }
 
 TEST_F(BackupScript, ASyncMayEndAtALaterEpoch) {
@@ -128,7 +150,9 @@ TEST_F(BackupScript, NothingIsAcknowledgedBeforeTheSyncIsDurable) {
 TEST_F(BackupScript, ThePrimaryLostBetweenEpochsPromotesToTheLastWhole) {
   protect();
   record(1);
-  EXPECT_EQ(step(LinkDown{"reset by peer"}), (Lines{"Promote(1, reset by peer)"}));
+  EXPECT_EQ(step(LinkDown{"reset by peer"}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(backup_->state(), State::kClaiming);
+  EXPECT_EQ(won(5), (Lines{"Promote(1, term 5, reset by peer)"}));
   EXPECT_EQ(backup_->state(), State::kPromoted);
 }
 
@@ -137,13 +161,15 @@ TEST_F(BackupScript, APartialRecordIsDiscardedAtPromotion) {
   record(1);
   open(2);
   pages(2, 5);
-  EXPECT_EQ(step(LinkDown{"x"}), (Lines{"DiscardPartial(2)", "Promote(1, x)"}));
+  EXPECT_EQ(step(LinkDown{"x"}), (Lines{"DiscardPartial(2)", "ClaimTerm(5)"}));
+  EXPECT_EQ(won(5), (Lines{"Promote(1, term 5, x)"}));
 }
 
 TEST_F(BackupScript, AWholeEpochThatIsNotYetDurableIsPromotedTo) {
   protect();
   record(1, true);
-  EXPECT_EQ(step(LinkDown{"x"}), (Lines{"Promote(1, x)"}));
+  EXPECT_EQ(step(LinkDown{"x"}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(won(5), (Lines{"Promote(1, term 5, x)"}));
   // The engine's answers still come, and are no longer told to anybody.
   EXPECT_EQ(applied(1), Lines{});
   EXPECT_EQ(durable(1), Lines{});
@@ -152,7 +178,8 @@ TEST_F(BackupScript, AWholeEpochThatIsNotYetDurableIsPromotedTo) {
 TEST_F(BackupScript, ThePrimaryLostRightAfterTheSyncPromotesToItsEpoch) {
   begin_sync();
   receive(SyncEnd{});
-  EXPECT_EQ(step(LinkDown{"x"}), (Lines{"Promote(0, x)"}));
+  EXPECT_EQ(step(LinkDown{"x"}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(won(5), (Lines{"Promote(0, term 5, x)"}));
 }
 
 TEST_F(BackupScript, ASilentPrimaryIsLost) {
@@ -162,8 +189,9 @@ TEST_F(BackupScript, ASilentPrimaryIsLost) {
   EXPECT_EQ(step(Tick{}), (Lines{"Send(Heartbeat(1))"}));
   receive(Heartbeat{1});
   clock_.advance(1000ms);
-  EXPECT_EQ(step(Tick{}), (Lines{"Promote(1, silent for 1000 ms)"}));
+  EXPECT_EQ(step(Tick{}), (Lines{"ClaimTerm(5)"}));
   EXPECT_EQ(backup_->next_deadline(), std::nullopt);
+  EXPECT_EQ(won(5), (Lines{"Promote(1, term 5, silent for 1000 ms)"}));
 }
 
 TEST_F(BackupScript, BytesOfAnUnfinishedMessageCountAsLife) {
@@ -197,6 +225,69 @@ TEST_F(BackupScript, ALossBeforeTheSyncLeavesRoomForAnotherPrimary) {
   EXPECT_EQ(receive(hello()), (Lines{"ExamineHello"}));
 }
 
+TEST_F(BackupScript, TheTermOfAnotherFencesIt) {
+  protect();
+  record(1);
+  step(LinkDown{"x"});
+  EXPECT_EQ(lost(5), (Lines{"Fenced(lost the primary: x; term 5 is another replica's)"}));
+  EXPECT_EQ(backup_->state(), State::kEnded);
+  EXPECT_EQ(applied(1), Lines{});
+}
+
+TEST_F(BackupScript, ClaimingItHearsNobodyAndAcknowledgesNothing) {
+  protect();
+  record(1, true);
+  clock_.advance(1s);
+  EXPECT_EQ(step(Tick{}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(applied(1), Lines{});
+  EXPECT_EQ(durable(1), Lines{});
+  EXPECT_EQ(record(2), Lines{});
+  EXPECT_EQ(receive(Goodbye{GoodbyeReason::kStopped, {}}), Lines{});
+  EXPECT_EQ(step(LinkDown{"closed"}), Lines{});
+  EXPECT_EQ(won(5), (Lines{"Promote(1, term 5, silent for 1000 ms)"}));
+}
+
+TEST_F(BackupScript, AnUnreachableArbiterIsAskedAgain) {
+  protect();
+  step(LinkDown{"x"});
+  clock_.advance(5s);
+  EXPECT_EQ(step(Tick{}), Lines{});
+  EXPECT_EQ(step(ArbiterUnreachable{}), Lines{});
+  EXPECT_EQ(backup_->next_deadline(), clock_.now() + 200ms);
+  clock_.advance(200ms);
+  EXPECT_EQ(step(Tick{}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(backup_->next_deadline(), std::nullopt);
+  EXPECT_EQ(won(5), (Lines{"Promote(0, term 5, x)"}));
+}
+
+TEST_F(BackupScript, StopWhileClaimingEnds) {
+  protect();
+  step(LinkDown{"x"});
+  EXPECT_EQ(step(Stop{}), (Lines{"End(stopped)"}));
+  EXPECT_EQ(won(5), Lines{});
+  EXPECT_EQ(backup_->state(), State::kEnded);
+}
+
+TEST_F(BackupScript, ItClaimsTheTermAfterItsPrimarys) {
+  protect();
+  open(1);
+  EXPECT_EQ(receive(NewTerm{{6}}), Lines{});
+  EXPECT_EQ(backup_->term(), Term{6});
+  EXPECT_EQ(step(LinkDown{"x"}), (Lines{"DiscardPartial(1)", "ClaimTerm(7)"}));
+  EXPECT_EQ(won(7), (Lines{"Promote(0, term 7, x)"}));
+}
+
+TEST_F(BackupScript, TermsOnlyGrow) {
+  protect();
+  EXPECT_EQ(receive(NewTerm{{4}}), violation("NewTerm(4) after term 4"));
+  protect();
+  receive(NewTerm{{6}});
+  EXPECT_EQ(receive(NewTerm{{5}}), violation("NewTerm(5) after term 6"));
+  start();
+  step(LinkUp{});
+  EXPECT_EQ(receive(NewTerm{{5}}), violation("NewTerm before Hello"));
+}
+
 TEST_F(BackupScript, GoodbyeEndsAndNeverPromotes) {
   protect();
   record(1);
@@ -210,6 +301,24 @@ TEST_F(BackupScript, ADroppedBackupEndsWithTheReason) {
   protect();
   EXPECT_EQ(receive(Goodbye{GoodbyeReason::kDropped, "silent for 1000 ms"}),
             (Lines{"End(failed, the primary said goodbye: dropped: silent for 1000 ms)"}));
+}
+
+TEST_F(BackupScript, ABackupTurnedAwayBeforeHelloMayComeAgain) {
+  start();
+  step(LinkUp{});
+  EXPECT_EQ(receive(Goodbye{GoodbyeReason::kDropped, "it is protected"}),
+            (Lines{"Disconnect(turned away: it is protected)"}));
+  EXPECT_EQ(backup_->state(), State::kIdle);
+  step(LinkUp{});
+  EXPECT_EQ(receive(Goodbye{GoodbyeReason::kPoweredOff, {}}),
+            (Lines{"End(the primary said goodbye: powered off)"}));
+}
+
+TEST_F(BackupScript, TwoBackupsDoNotWaitForEachOther) {
+  start();
+  step(LinkUp{});
+  EXPECT_EQ(receive(Heartbeat{1}), (Lines{"Disconnect(the other side is no primary yet)"}));
+  EXPECT_EQ(backup_->state(), State::kIdle);
 }
 
 TEST_F(BackupScript, AStoppedBackupSaysGoodbye) {
@@ -317,19 +426,28 @@ TEST_F(BackupScript, ARecordIsBounded) {
   protect();
   open(1);
   EXPECT_EQ(pages(1, 200), Lines{});
-  EXPECT_EQ(backup_->staged_bytes(), 200 * kPageSize);
+  EXPECT_EQ(backup_->staged_bytes(), 200 * kPageSize + kPieceBytes);
   EXPECT_EQ(pages(1, 57), violation_in(1, "the record of epoch 1 is longer than 1048576 bytes"));
+}
+
+// Pieces without a body take memory, too.
+TEST_F(BackupScript, ARecordOfEmptyPiecesIsBounded) {
+  protect();
+  open(1);
+  Lines lines;
+  for (int pieces = 0; pieces < (1 << 20) / 128 + 1 && lines.empty(); ++pieces) lines = receive(EpochPages{{1}, {}});
+  EXPECT_EQ(lines, violation_in(1, "the record of epoch 1 is longer than 1048576 bytes"));
 }
 
 TEST_F(BackupScript, StagedBytesAreFreeWhenApplied) {
   protect();
   record(1);
-  EXPECT_EQ(backup_->staged_bytes(), kPageSize + 64);
+  EXPECT_EQ(backup_->staged_bytes(), kPageSize + kPieceBytes + 64);
   open(2);
   pages(2, 1);
-  EXPECT_EQ(backup_->staged_bytes(), 2 * kPageSize + 64);
+  EXPECT_EQ(backup_->staged_bytes(), 2 * (kPageSize + kPieceBytes) + 64);
   applied(1);
-  EXPECT_EQ(backup_->staged_bytes(), kPageSize);
+  EXPECT_EQ(backup_->staged_bytes(), kPageSize + kPieceBytes);
 }
 
 TEST_F(BackupScript, TheConfigurationDigestIsChecked) {
@@ -355,6 +473,8 @@ TEST_F(BackupScript, EventsOutOfOrderAreABug) {
   EXPECT_DEATH(step(LinkUp{}), "invariant");
   record(1, true);
   EXPECT_DEATH(durable(1), "invariant");
+  step(LinkDown{"x"});
+  EXPECT_DEATH(won(6), "invariant");
 }
 
 }  // namespace

@@ -28,6 +28,7 @@ std::vector<Message> samples() {
       DiskDigests{{1}, 5, 100},
       DiskBlocks{{0}, {{0, 65536, false}, {1 << 20, 1 << 30, true}}},
       SyncPages{{{{16}, 3, false}, {{0x100000}, 1 << 20, true}}},
+      SyncMark{3},
       SyncEnd{{0}, 3, 1 << 20, 2, 4000},
       EpochOpen{{1}},
       EpochPages{{1}, {{{1}, 1, false}, {{7}, 255, false}, {{300}, 2, true}}},
@@ -37,6 +38,7 @@ std::vector<Message> samples() {
                        {{1}, DiskOperationKind::kZero, 0, 512},
                        {{1}, DiskOperationKind::kFlush, 0, 0}}},
       EpochClose{{1}, 256, 2, 4, true, 777},
+      NewTerm{{8}},
       Ack{{1}},
       Heartbeat{99},
       Goodbye{GoodbyeReason::kDropped, "silent"},
@@ -106,6 +108,7 @@ TEST(MessageDeathTest, OwnMessagesOutOfBoundsAreABug) {
   EXPECT_DEATH(static_cast<void>(encode(SyncPages{{{{0}, 257, false}}})), "out of bounds");
   EXPECT_DEATH(static_cast<void>(encode(SyncPages{{{{0}, 0, true}}})), "out of bounds");
   EXPECT_DEATH(static_cast<void>(encode(Ack{{kEpochLimit}})), "out of bounds");
+  EXPECT_DEATH(static_cast<void>(encode(NewTerm{{kTermLimit}})), "out of bounds");
   EXPECT_DEATH(static_cast<void>(encode(SyncPages{{{{kPageNumberLimit - 1}, 2, true}}})), "out of bounds");
   EXPECT_DEATH(static_cast<void>(encode(DiskBlocks{{0}, {{100, 512, false}}})), "out of bounds");
   EXPECT_DEATH(static_cast<void>(encode(DiskBlocks{{kMaxDisks}, {{0, 512, false}}})), "out of bounds");

@@ -1,8 +1,10 @@
 // Whatever a peer says, and in whatever order, the machines' invariants hold: a violation ends the
 // protection, never the process. The engine around each machine behaves; seeds are printed with a failure.
+#include <algorithm>
 #include <deque>
 #include <optional>
 #include <random>
+#include <utility>
 
 #include "protocol/backup_replica.h"
 #include "protocol/primary_replica.h"
@@ -24,7 +26,7 @@ class Random {
 // A message any peer might send, near the epochs at hand.
 Message any_message(Random& random, std::uint64_t epoch) {
   const EpochId near{epoch + random.below(3) - (epoch > 0 ? random.below(2) : 0)};
-  switch (random.below(13)) {
+  switch (random.below(15)) {
     case 0: return Hello{};
     case 1: return Welcome{};
     case 2: return DiskDigestRequest{{0}, 0, 1};
@@ -37,6 +39,8 @@ Message any_message(Random& random, std::uint64_t epoch) {
     case 9: return EpochClose{near, random.below(2), 0, random.below(2), random.chance(2), 8};
     case 10: return Ack{near};
     case 11: return Heartbeat{1};
+    case 12: return NewTerm{{random.below(4)}};
+    case 13: return SyncMark{random.below(2)};
     default: return random.chance(2) ? Message(Goodbye{}) : Message(Refuse{"no"});
   }
 }
@@ -86,6 +90,11 @@ void run_backup(std::uint64_t seed) {
         take(machine.step(backup::EpochApplied{apply->epoch}, clock.now()));
       } else if (const auto* make = std::get_if<backup::MakeDurable>(&effect)) {
         take(machine.step(backup::EpochDurable{make->epoch}, clock.now()));
+      } else if (const auto* claim = std::get_if<backup::ClaimTerm>(&effect)) {
+        const std::uint64_t answer = random.below(4);
+        if (answer == 0) take(machine.step(backup::TermLost{claim->term}, clock.now()));
+        if (answer == 1) take(machine.step(backup::ArbiterUnreachable{}, clock.now()));
+        if (answer > 1) take(machine.step(backup::TermWon{claim->term}, clock.now()));
       } else if (const auto* promote = std::get_if<backup::Promote>(&effect)) {
         ASSERT_TRUE(!acked || promote->epoch >= *acked) << "an acknowledged epoch is lost";
       } else if (const auto* send = std::get_if<backup::Send>(&effect)) {
@@ -108,13 +117,19 @@ void run_primary(std::uint64_t seed) {
   Random random(seed);
   Clock clock;
   PrimaryConfig config;
-  config.backups = 1 + random.below(kMaxBackups);
+  config.backups = random.below(kMaxBackups + 1);
+  config.closed = {random.below(3)};
   PrimaryReplica machine(config);
-  EpochId committed;
+  EpochId committed = config.closed;
   std::vector<BackupId> to_sync;
+  std::optional<Term> claimed;
   const auto take = [&](const PrimaryReplica::Effects& effects) {
     for (const primary::Effect& effect : effects) {
       if (const auto* sync = std::get_if<primary::StartFullSync>(&effect)) to_sync.push_back(sync->backup);
+      if (const auto* claim = std::get_if<primary::ClaimTerm>(&effect)) {
+        ASSERT_FALSE(claimed) << "one claim at a time";
+        claimed = claim->term;
+      }
       if (const auto* commit = std::get_if<primary::Committed>(&effect)) {
         ASSERT_GT(commit->epoch, committed);
         ASSERT_LE(commit->epoch, machine.closed());
@@ -125,11 +140,30 @@ void run_primary(std::uint64_t seed) {
   for (std::uint32_t b = 0; b < config.backups; ++b) take(machine.step(primary::LinkUp{{b}}, clock.now()));
   for (int i = 0; i < 200; ++i) {
     clock.advance(std::chrono::milliseconds(random.below(20)));
-    const BackupId from{static_cast<std::uint32_t>(random.below(config.backups))};
-    if (!to_sync.empty() && random.chance(3)) {
+    if ((machine.next_backup().value == 0 || random.chance(20)) && machine.alive() < kMaxBackups) {
+      const BackupId joiner = machine.next_backup();
+      take(machine.step(primary::BackupJoined{joiner}, clock.now()));
+      ASSERT_EQ(machine.next_backup().value, joiner.value + 1);
+      if (!random.chance(5)) take(machine.step(primary::LinkUp{joiner}, clock.now()));
+      continue;
+    }
+    const BackupId from{static_cast<std::uint32_t>(random.below(machine.next_backup().value))};
+    if (claimed && random.chance(4)) {
+      const Term term = *std::exchange(claimed, std::nullopt);
+      const std::uint64_t answer = random.below(8);
+      if (answer == 0) take(machine.step(primary::TermLost{term}, clock.now()));
+      if (answer == 1) take(machine.step(primary::ArbiterUnreachable{}, clock.now()));
+      if (answer > 1) take(machine.step(primary::TermWon{term}, clock.now()));
+    } else if (!to_sync.empty() && random.chance(3)) {
       const BackupId synced = to_sync.back();
       to_sync.pop_back();
-      take(machine.step(primary::SyncFinished{synced, machine.closed()}, clock.now()));
+      const bool unprotected = machine.unprotected();
+      const bool dropped = machine.state(synced) == PrimaryReplica::BackupState::kDropped;
+      const auto effects = machine.step(primary::SyncFinished{synced, machine.closed()}, clock.now());
+      const bool replicating = std::ranges::count(effects, primary::Effect(primary::Replicating{})) == 1;
+      ASSERT_EQ(replicating, unprotected && !dropped);
+      ASSERT_EQ(machine.unprotected(), unprotected && dropped);
+      take(effects);
     } else if (random.chance(4)) {
       take(machine.step(primary::EpochClosed{machine.closed().next(), random.chance(3)}, clock.now()));
     } else if (random.chance(6)) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <chrono>
 #include <future>
 
 namespace pollux::primary {
@@ -63,6 +64,31 @@ TEST(PagePool, IsBoundedAndLendsAgainWhatReturns) {
   auto waiting = std::async(std::launch::async, [&] { return pool.acquire(); });
   first.reset();
   EXPECT_NE(waiting.get(), nullptr);
+}
+
+TEST(PagePool, StoppingLetsAWaiterGoAndLendsNothingMore) {
+  PagePool pool(2 << 20);
+  auto first = pool.try_acquire();
+  const auto second = pool.try_acquire();
+  auto waiting = std::async(std::launch::async, [&] { return pool.acquire(); });
+  EXPECT_EQ(waiting.wait_for(std::chrono::milliseconds(20)), std::future_status::timeout);
+  pool.stop();
+  EXPECT_EQ(waiting.get(), nullptr);
+  first.reset();
+  EXPECT_EQ(pool.try_acquire(), nullptr);
+  EXPECT_EQ(pool.acquire(), nullptr);
+}
+
+TEST(PagePool, AFullChunkHoldsOneMessagesPages) {
+  PagePool pool(2 << 20);
+  auto chunk = pool.try_acquire();
+  for (std::uint64_t i = 0; i < kPagesPerChunk; ++i) {
+    ASSERT_FALSE(chunk->full());
+    chunk->append(Gfn{i}, page_of(static_cast<unsigned char>(1 + i % 255)));
+  }
+  EXPECT_TRUE(chunk->full());
+  EXPECT_EQ(chunk->page(kPagesPerChunk - 1)[0], std::byte{1});
+  EXPECT_EQ(make_batch(std::move(chunk))->body_bytes(), protocol::kMaxBodyBytes);
 }
 
 }  // namespace

@@ -1,0 +1,25 @@
+#include "cli/protection_options.h"
+
+#include <CLI/CLI.hpp>
+
+#include "base/error.h"
+#include "cli/host_options.h"
+
+namespace pollux::cli {
+
+void ProtectionOptions::add_to(CLI::App& app) {
+  app.add_option("--epoch-ms", epoch_ms_, "epoch length: outputs wait for its end and its commit")->capture_default_str();
+  app.add_option("--held", held_, "memory for outputs that wait for their commit")->capture_default_str();
+  app.add_option("--stats", statistics_, "write statistics to this JSON file every second")->type_name("FILE");
+}
+
+void ProtectionOptions::apply_to(primary::PrimaryOptions& options) const {
+  if (epoch_ms_ < 1 || epoch_ms_ > 10'000) throw UsageError("--epoch-ms: expected 1 to 10000");
+  options.epoch_length = std::chrono::milliseconds(epoch_ms_);
+  options.held_bytes = parse_size("--held", held_);
+  if (options.held_bytes < kSmallestBuffer) throw UsageError("--held: expected at least 4M");
+  check_writable("--stats", statistics_);
+  options.statistics_path = statistics_;
+}
+
+}  // namespace pollux::cli

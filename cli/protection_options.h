@@ -1,0 +1,30 @@
+// How a machine is protected, as `primary` takes it, and `backup` for the time after its promotion.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "primary/primary.h"
+
+namespace CLI {
+class App;
+}
+
+namespace pollux::cli {
+
+class ProtectionOptions {
+ public:
+  void add_to(CLI::App& app);
+  // Throws UsageError naming the option.
+  void apply_to(primary::PrimaryOptions& options) const;
+
+ private:
+  std::uint64_t epoch_ms_ = 20;
+  std::string held_ = "64M";
+  std::string statistics_;
+};
+
+// Less could not hold one message.
+inline constexpr std::uint64_t kSmallestBuffer = 4 << 20;
+
+}  // namespace pollux::cli

@@ -1,0 +1,154 @@
+// A replica to be killed, of a machine that moves between two hosts: both are this host, each has its key and its port of
+// loopback. Runs the page_writer guest's kMix computation as the primary, or joins as a backup and becomes the primary.
+//
+// Prints a line for each of these, as it happens: "protected" and "unprotected"; "promoted in the middle" or "promoted
+// after the end" of the computation; "checksum N".
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "backup/backup.h"
+#include "base/error.h"
+#include "primary/primary.h"
+#include "protocol/arbiter/arbiter.h"
+#include "tests/support/test_machine.h"
+
+namespace pollux::testing {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr const char* kUsage =
+    "usage: replica_process lead OWN-PORT SECRET-KEY PEER-KEY CLAIMS MEMORY-MIB PAGES SEED STEPS\n"
+    "       replica_process join OWN-PORT SECRET-KEY PEER-KEY CLAIMS PEER-PORT\n";
+
+void say(const std::string& line) {
+  std::puts(line.c_str());
+  std::fflush(stdout);
+}
+
+protocol::Claim file_arbiter(const std::string& folder) {
+  const auto arbiter = std::shared_ptr<protocol::Arbiter>(protocol::make_arbiter("file:" + folder, {}));
+  return [arbiter, self = protocol::ReplicaId::random()](const protocol::VmId& vm, protocol::Term term) {
+    return arbiter->claim(vm, term, self);
+  };
+}
+
+class Replica {
+ public:
+  explicit Replica(char** argv)
+      : own_{"127.0.0.1", port(argv[2])},
+        key_(protocol::session::load_secret_key(argv[3])),
+        peer_(protocol::session::load_public_key(argv[4])),
+        claim_(file_arbiter(argv[5])) {}
+
+  void lead(std::uint64_t memory_mib, std::uint64_t pages, std::uint64_t seed, std::uint64_t steps) {
+    primary::PrimaryOptions options = primary_options();
+    options.listener = std::make_shared<protocol::Listener>(own_, key_, std::vector{peer_});
+    run(std::move(options), [&](vmm::OutputGate& gate) {
+      auto machine = vmm::Machine::boot(page_writer_config(memory_mib << 20), page_writer_source(), *backends_, input_, gate);
+      PageWriter(machine->memory()).request(guests::WriterMode::kMix, pages, seed, steps);
+      return machine;
+    });
+  }
+
+  void join(std::uint16_t peer_port) {
+    backup::BackupOptions options;
+    options.listen = own_;
+    options.join = protocol::Address{"127.0.0.1", peer_port};
+    options.primary_key = peer_;
+    options.silence_timeout = 20s;
+    options.claim = claim_;
+    backup::Backup backup(options, key_);
+    backup::BackupEnd end = backup.run(*backends_);
+    if (!end.promotion) throw Error(end.reason);
+    backup::Promotion& promotion = *end.promotion;
+    primary::PrimaryOptions as_primary = primary_options();
+    as_primary.listener = promotion.listener;
+    as_primary.succession = primary::Succession{promotion.vm, promotion.term, promotion.timeline.epoch};
+    std::optional<backup::PromotedOutput> output;
+    run(std::move(as_primary), [&](vmm::OutputGate& gate) {
+      output.emplace(gate);
+      auto machine = promotion.restore(*backends_, input_, *output);
+      say(PageWriter(machine->memory()).served() ? "promoted after the end" : "promoted in the middle");
+      return machine;
+    });
+  }
+
+  static std::uint16_t port(const char* text) { return static_cast<std::uint16_t>(std::atoi(text)); }
+
+ private:
+  primary::PrimaryOptions primary_options() const {
+    primary::PrimaryOptions options;
+    options.epoch_length = 10ms;
+    options.silence_timeout = 20s;
+    options.claim = claim_;
+    return options;
+  }
+
+  void run(primary::PrimaryOptions options, const primary::Primary::MakeMachine& make_machine) {
+    vmm::Machine* machine = nullptr;
+    bool told = false;
+    options.on_turn = [&](const vmm::Machine&) {
+      const PageWriter writer(machine->memory());
+      if (told || !writer.served()) return;
+      told = true;
+      say(fmt::format("checksum {}", writer.checksum()));
+    };
+    primary::Primary primary(std::move(options));
+    const std::jthread watch([&](const std::stop_token& ended) {
+      for (bool is_protected = false; !ended.stop_requested(); std::this_thread::sleep_for(1ms)) {
+        // From the first epoch on that a backup holds.
+        const bool now = primary.statistics().summary().backups > 0;
+        if (std::exchange(is_protected, now) != now) say(now ? "protected" : "unprotected");
+      }
+    });
+    (void)primary.run(key_, *backends_, [&](vmm::OutputGate& gate) {
+      auto made = make_machine(gate);
+      machine = made.get();
+      return made;
+    });
+  }
+
+  const protocol::Address own_;
+  const protocol::session::SecretKey key_;
+  const protocol::session::PublicKey peer_;
+  const protocol::Claim claim_;
+  const std::unique_ptr<vmm::Backends> backends_ = no_backends();
+  vmm::PassThroughInput input_;
+};
+
+int run(int argc, char** argv) {
+  const std::string role = argc > 1 ? argv[1] : "";
+  if (!(role == "lead" && argc == 10) && !(role == "join" && argc == 7)) {
+    std::fputs(kUsage, stderr);
+    return 2;
+  }
+  // Standard output is for the test.
+  spdlog::set_default_logger(spdlog::stderr_logger_mt(fmt::format("{} at port {}", role, argv[2])));
+  try {
+    protocol::session::initialize_crypto();
+    Replica replica(argv);
+    const auto number = [&](int i) { return std::strtoull(argv[i], nullptr, 10); };
+    if (role == "lead") replica.lead(number(6), number(7), number(8), number(9));
+    if (role == "join") replica.join(Replica::port(argv[6]));
+    return 0;
+  } catch (const Error& error) {
+    std::fprintf(stderr, "replica_process: %s\n", error.what());
+    return 1;
+  }
+}
+
+}  // namespace
+}  // namespace pollux::testing
+
+int main(int argc, char** argv) { return pollux::testing::run(argc, argv); }

@@ -1,0 +1,236 @@
+// A machine that loses its host again and again, and is protected again each time: the leading process is killed with
+// SIGKILL, the other promotes, the dead one is started again and joins. The computation that all of them were in the middle
+// of must end with the result of an undisturbed run.
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <future>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/error.h"
+#include "protocol/session/keys.h"
+#include "tests/support/test_machine.h"
+
+namespace pollux::testing {
+namespace {
+
+using namespace std::chrono_literals;
+using guests::WriterMode;
+
+constexpr std::uint64_t kMemoryMib = 32;
+constexpr std::uint64_t kSeed = 13;
+
+// A port of loopback that nobody listens on, at this moment.
+std::uint16_t free_port() {
+  const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  auto* any = reinterpret_cast<sockaddr*>(&address);
+  POLLUX_ASSERT(::bind(socket, any, size) == 0 && ::getsockname(socket, any, &size) == 0);
+  ::close(socket);
+  return ntohs(address.sin_port);
+}
+
+// replica_process.cc as a child process.
+class ReplicaProcess {
+ public:
+  explicit ReplicaProcess(std::vector<std::string> words) {
+    std::array<int, 2> pipe{};
+    POLLUX_ASSERT(::pipe(pipe.data()) == 0);
+    pid_ = ::fork();
+    POLLUX_ASSERT(pid_ >= 0);
+    if (pid_ == 0) {
+      ::dup2(pipe[1], STDOUT_FILENO);
+      ::close(pipe[0]);
+      ::close(pipe[1]);
+      std::vector<char*> arguments;
+      words.insert(words.begin(), "replica_process");
+      for (std::string& word : words) arguments.push_back(word.data());
+      arguments.push_back(nullptr);
+      ::execv(POLLUX_REPLICA_PROCESS, arguments.data());
+      ::_exit(127);
+    }
+    ::close(pipe[1]);
+    output_ = ::fdopen(pipe[0], "r");
+  }
+  ~ReplicaProcess() {
+    kill();
+    std::fclose(output_);
+  }
+
+  // The next line it prints that begins like this; nothing when it ends without.
+  std::optional<std::string> wait_for(const std::string& beginning) {
+    char line[128];
+    while (std::fgets(line, sizeof line, output_) != nullptr) {
+      if (std::string text(line, std::string_view(line).find('\n')); text.starts_with(beginning)) return text;
+    }
+    return std::nullopt;
+  }
+  void kill() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    pid_ = -1;
+  }
+
+ private:
+  pid_t pid_ = -1;
+  FILE* output_ = nullptr;
+};
+
+struct Computation {
+  std::uint64_t pages;
+  std::uint64_t steps;
+};
+
+class Reprotection : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string why = why_no_kvm(); !why.empty()) GTEST_SKIP() << why;
+    spdlog::set_level(spdlog::level::warn);
+    protocol::session::initialize_crypto();
+    char path[] = "/tmp/pollux-reprotection-XXXXXX";
+    ASSERT_NE(::mkdtemp(path), nullptr);
+    folder_ = path;
+    std::filesystem::create_directory(folder_ + "/claims");
+    for (const char* host : {"/0", "/1"}) write_key_pair(folder_ + host, protocol::session::SecretKey::generate());
+    ports_ = {free_port(), free_port()};
+  }
+  void TearDown() override {
+    if (!folder_.empty()) std::filesystem::remove_all(folder_);
+  }
+
+  // One that takes about this long, alone on this host.
+  static Computation computation_of(std::chrono::seconds time, std::uint64_t pages) {
+    constexpr std::uint64_t kSample = 2'000'000;
+    const auto begin = std::chrono::steady_clock::now();
+    (void)undisturbed_checksum({pages, kSample});
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+    return {pages, static_cast<std::uint64_t>(kSample * (static_cast<double>(time.count()) / taken.count()))};
+  }
+
+  static std::uint64_t undisturbed_checksum(Computation computation) {
+    TestMachine reference(kMemoryMib << 20);
+    reference.writer().request(WriterMode::kMix, computation.pages, kSeed, computation.steps);
+    reference.machine().resume();
+    EXPECT_TRUE(eventually([&] { return reference.writer().served(); }, 300s));
+    reference.machine().pause();
+    return reference.writer().checksum();
+  }
+
+  std::vector<std::string> words(const std::string& role, std::size_t host) const {
+    return {role, std::to_string(ports_[host]), folder_ + "/" + std::to_string(host),
+            folder_ + "/" + std::to_string(1 - host) + ".pub", folder_ + "/claims"};
+  }
+  std::unique_ptr<ReplicaProcess> lead(std::size_t host, Computation computation) const {
+    std::vector<std::string> all = words("lead", host);
+    for (const std::uint64_t number : {kMemoryMib, computation.pages, kSeed, computation.steps}) {
+      all.push_back(std::to_string(number));
+    }
+    return std::make_unique<ReplicaProcess>(all);
+  }
+  std::unique_ptr<ReplicaProcess> join(std::size_t host) const {
+    std::vector<std::string> all = words("join", host);
+    all.push_back(std::to_string(ports_[1 - host]));
+    return std::make_unique<ReplicaProcess>(all);
+  }
+  std::size_t terms_claimed() const {
+    const std::filesystem::directory_iterator claims(folder_ + "/claims");
+    return static_cast<std::size_t>(std::ranges::count_if(
+        claims, [](const auto& entry) { return !entry.path().filename().string().starts_with("."); }));
+  }
+
+  std::string folder_;
+  std::array<std::uint16_t, 2> ports_{};
+};
+
+TEST_F(Reprotection, ThreeTimesThereAndBackTheComputationEndsAsIfNothingHadHappened) {
+  const Computation computation = computation_of(20s, 2000);
+  auto expected = std::async(std::launch::async, [&] { return undisturbed_checksum(computation); });
+  std::mt19937_64 random(17);
+  std::unique_ptr<ReplicaProcess> leader = lead(0, computation);
+  std::size_t in_the_middle = 0;
+  for (std::size_t loss = 0; loss < 6; ++loss) {
+    SCOPED_TRACE(loss);
+    std::unique_ptr<ReplicaProcess> follower = join(1 - loss % 2);
+    ASSERT_TRUE(leader->wait_for("protected"));
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 150));  // the random moment
+    leader->kill();
+    const auto promoted = follower->wait_for("promoted");
+    ASSERT_TRUE(promoted);
+    in_the_middle += *promoted == "promoted in the middle" ? 1 : 0;
+    leader = std::move(follower);
+  }
+  EXPECT_GE(in_the_middle, 1) << "the computation is too short for this test";
+  RecordProperty("in_the_middle", static_cast<int>(in_the_middle));
+  EXPECT_EQ(leader->wait_for("checksum"), "checksum " + std::to_string(expected.get()));
+  EXPECT_EQ(terms_claimed(), 7);
+}
+
+// One primary is protected again and again: outputs held and let out, dirty tracking begun afresh, a term for each loss.
+TEST_F(Reprotection, ProtectionComesAndGoes) {
+  const Computation computation = computation_of(15s, 2000);
+  auto expected = std::async(std::launch::async, [&] { return undisturbed_checksum(computation); });
+  const std::unique_ptr<ReplicaProcess> leader = lead(0, computation);
+  for (int loss = 0; loss < 3; ++loss) {
+    const std::unique_ptr<ReplicaProcess> lost = join(1);
+    ASSERT_TRUE(leader->wait_for("protected"));
+    lost->kill();
+    ASSERT_TRUE(leader->wait_for("unprotected"));
+  }
+  const std::unique_ptr<ReplicaProcess> follower = join(1);
+  ASSERT_TRUE(leader->wait_for("protected"));
+  leader->kill();
+  EXPECT_TRUE(follower->wait_for("promoted"));
+  EXPECT_EQ(follower->wait_for("checksum"), "checksum " + std::to_string(expected.get()));
+  EXPECT_EQ(terms_claimed(), 5);
+}
+
+// It writes three quarters of its memory faster than any round of the sync can send it.
+TEST_F(Reprotection, ABackupJoinsWhileTheGuestWritesHeavily) {
+  const Computation computation = computation_of(5s, 6000);
+  auto expected = std::async(std::launch::async, [&] { return undisturbed_checksum(computation); });
+  const std::unique_ptr<ReplicaProcess> leader = lead(0, computation);
+  const std::unique_ptr<ReplicaProcess> follower = join(1);
+  ASSERT_TRUE(leader->wait_for("protected"));
+  leader->kill();
+  EXPECT_TRUE(follower->wait_for("promoted"));
+  EXPECT_EQ(follower->wait_for("checksum"), "checksum " + std::to_string(expected.get()));
+}
+
+// Whenever it dies in its sync, the primary goes on unprotected, claims no term for that, and takes the next.
+TEST_F(Reprotection, JoinersThatDieInTheirSyncCostNothing) {
+  const Computation computation = computation_of(10s, 4000);
+  auto expected = std::async(std::launch::async, [&] { return undisturbed_checksum(computation); });
+  std::mt19937_64 random(19);
+  const std::unique_ptr<ReplicaProcess> leader = lead(0, computation);
+  for (int attempt = 0; attempt < 5; ++attempt) {
+    const std::unique_ptr<ReplicaProcess> joiner = join(1);
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 400));
+  }
+  const std::unique_ptr<ReplicaProcess> follower = join(1);
+  ASSERT_TRUE(leader->wait_for("protected"));
+  leader->kill();
+  EXPECT_TRUE(follower->wait_for("promoted"));
+  EXPECT_EQ(follower->wait_for("checksum"), "checksum " + std::to_string(expected.get()));
+}
+
+}  // namespace
+}  // namespace pollux::testing

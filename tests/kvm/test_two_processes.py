@@ -1,0 +1,222 @@
+#!/usr/bin/python3
+"""A primary and a backup as processes on this host: who goes on when one of them stands still, or both live but cannot
+tell; and how a machine that lost its backup gets another."""
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+POLLUX = os.environ["POLLUX_BIN"]
+GUEST = os.environ["POLLUX_PAGE_WRITER"]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on, at this moment."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class TwoProcesses(unittest.TestCase):
+    def start(self, log: str, *words: str) -> subprocess.Popen:
+        with open(self.folder / log, "wb") as output:
+            process = subprocess.Popen([POLLUX, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def wait_for(self, log: str, pattern: str) -> re.Match:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if found := re.search(pattern, (self.folder / log).read_text()):
+                return found
+            time.sleep(0.05)
+        self.fail(f"{log} does not show {pattern}: {(self.folder / log).read_text()}")
+
+    def setUp(self):
+        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+            self.skipTest("/dev/kvm cannot be used")
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        for name in "ab":
+            subprocess.run([POLLUX, "keygen", self.folder / name], check=True, stdout=subprocess.DEVNULL)
+
+    def start_both(self, arbiter: str, backup_timeout_ms: int, primary_timeout_ms: int):
+        a, b = str(self.folder / "a"), str(self.folder / "b")
+        arbiter_words = ("--arbiter", arbiter, "--heartbeat-ms", "50")
+        self.backup = self.start("backup", "backup", "--listen", "127.0.0.1:0", "--key", b, "--peer-key", a + ".pub",
+                                 "--timeout-ms", str(backup_timeout_ms), *arbiter_words)
+        port = self.wait_for("backup", r"port (\d+)").group(1)
+        self.primary = self.start("primary", "primary", "--backup", f"127.0.0.1:{port}",
+                                  "--key", a, "--peer-key", b + ".pub", "--kernel", GUEST, "--memory", "64M",
+                                  "--console", "none", "--timeout-ms", str(primary_timeout_ms), *arbiter_words)
+        self.wait_for("primary", "protecting")
+
+    def file_arbiter(self) -> str:
+        claims = self.folder / "claims"
+        claims.mkdir()
+        return f"file:{claims}"
+
+    def test_a_stalled_backup_does_not_take_its_own_stall_for_silence(self):
+        self.start_both("none", 300, 10000)
+        for _ in range(8):
+            self.backup.send_signal(signal.SIGSTOP)
+            time.sleep(0.6)  # the stall itself: twice the timeout
+            self.backup.send_signal(signal.SIGCONT)
+            time.sleep(0.3)
+            self.assertIsNone(self.backup.poll(), (self.folder / "backup").read_text())
+        self.assertNotIn("failover", (self.folder / "backup").read_text())
+        # Still protecting: now the primary does die.
+        self.primary.kill()
+        self.wait_for("backup", "failover at the end of epoch")
+
+    def test_a_primary_that_comes_back_from_a_stall_is_fenced(self):
+        self.start_both(self.file_arbiter(), 300, 300)
+        self.primary.send_signal(signal.SIGSTOP)
+        self.wait_for("backup", "runs unprotected now")
+        self.primary.send_signal(signal.SIGCONT)
+        self.assertEqual(self.primary.wait(30), 1)
+        self.wait_for("primary", "fenced: ")
+        self.assertIsNone(self.backup.poll(), (self.folder / "backup").read_text())
+
+    def test_a_backup_is_fenced_when_its_primary_went_on_without_it(self):
+        self.start_both(self.file_arbiter(), 300, 300)
+        self.backup.send_signal(signal.SIGSTOP)
+        self.wait_for("primary", "goes on unprotected")
+        # It must not hear the primary's goodbye, or it would end without a question.
+        self.primary.send_signal(signal.SIGSTOP)
+        self.backup.send_signal(signal.SIGCONT)
+        self.assertEqual(self.backup.wait(30), 1)
+        self.assertRegex((self.folder / "backup").read_text(), "fenced: |dropped: |silent for")
+        self.assertNotIn("failover", (self.folder / "backup").read_text())
+        self.primary.send_signal(signal.SIGCONT)
+
+    # Re-protection. Hosts are a and b: each has its key and its port, and knows the other's.
+
+    def host_words(self, host: str) -> tuple[str, ...]:
+        own, other = self.folder / host, self.folder / ("b" if host == "a" else "a")
+        return ("--key", str(own), "--peer-key", f"{other}.pub", "--listen", f"127.0.0.1:{self.ports[host]}",
+                "--arbiter", self.arbiter, "--heartbeat-ms", "50", "--timeout-ms", "2000")
+
+    def start_primary_alone(self, *words: str):
+        self.ports = dict(zip("ab", free_ports(2)))
+        self.arbiter = self.file_arbiter()
+        primary = self.start("primary", "primary", *self.host_words("a"), "--kernel", GUEST, "--memory", "64M",
+                             "--console", "none", *words)
+        self.wait_for("primary", "backups may join")
+        return primary
+
+    def join(self, log: str, host: str, *words: str) -> subprocess.Popen:
+        other = "b" if host == "a" else "a"
+        return self.start(log, "backup", "--join", f"127.0.0.1:{self.ports[other]}", *self.host_words(host), *words)
+
+    def claims(self) -> list[int]:
+        return sorted(int(path.name.rsplit(".", 1)[1]) for path in (self.folder / "claims").glob("[0-9a-f]*.*"))
+
+    def test_the_machine_moves_from_host_to_host_and_is_protected_again_each_time(self):
+        disks = {host: self.folder / f"disk-{host}" for host in "ab"}
+        content = os.urandom(1 << 20)
+        disks["a"].write_bytes(content)
+        leader, led_by = self.start_primary_alone("--disk", str(disks["a"])), "primary"
+        for term, host in enumerate("baba", start=2):
+            log = f"{host}-{term}"
+            disks[host].write_bytes(content[:1 << 19] + os.urandom(1 << 19))  # half of it is right already
+            follower = self.join(log, host, "--disk", str(disks[host]))
+            self.wait_for(led_by, r"backup \d+: protecting")
+            self.assertIn("full sync: 8 disk blocks", (self.folder / led_by).read_text())
+            self.assertEqual(disks[host].read_bytes(), content)
+            leader.kill()
+            leader.wait()
+            self.wait_for(log, "runs unprotected now")
+            self.assertEqual(self.claims(), list(range(1, term + 1)))
+            leader, led_by = follower, log
+        leader.terminate()
+        self.assertEqual(leader.wait(30), 128 + signal.SIGTERM)
+
+    def test_a_backup_that_starts_first_joins_when_the_primary_comes_up(self):
+        self.ports = dict(zip("ab", free_ports(2)))
+        self.arbiter = "none"
+        backup = self.join("backup", "b")
+        self.wait_for("backup", "trying again")
+        self.start("primary", "primary", *self.host_words("a"), "--kernel", GUEST, "--memory", "64M", "--console", "none")
+        self.wait_for("primary", "protecting")
+        backup.terminate()
+        self.assertEqual(backup.wait(30), 128 + signal.SIGTERM)
+        self.wait_for("primary", "goes on unprotected")
+        self.join("again", "b")
+        self.wait_for("primary", "backup 1: protecting")
+
+    def test_a_joiner_that_dies_in_its_sync_costs_nothing(self):
+        primary = self.start_primary_alone()
+        for attempt in range(3):
+            joiner = self.join(f"joiner-{attempt}", "b")
+            self.wait_for(f"joiner-{attempt}", "full sync begins")
+            joiner.kill()
+            joiner.wait()
+        self.assertIsNone(primary.poll())
+        self.join("last", "b")
+        self.wait_for("primary", r"backup \d+: protecting")
+        self.wait_for("last", "full sync complete")
+
+    def test_a_second_joiner_waits_until_the_first_is_lost(self):
+        self.start_primary_alone()
+        first = self.join("first", "b")
+        self.wait_for("primary", "protecting")
+        second = self.start("second", "backup", "--join", f"127.0.0.1:{self.ports['a']}", "--key",
+                            str(self.folder / "b"), "--peer-key", str(self.folder / "a.pub"), "--arbiter", self.arbiter)
+        self.wait_for("second", "turned away: the machine is protected")
+        time.sleep(2)  # it asks several times, and each side says so once
+        self.assertEqual((self.folder / "second").read_text().count("turned away"), 1)
+        self.assertEqual((self.folder / "primary").read_text().count("turned away"), 1)
+        first.kill()
+        self.wait_for("primary", "backup 1: protecting")
+        self.assertIsNone(second.poll())
+
+    def test_a_stranger_does_not_join(self):
+        self.start_primary_alone()
+        subprocess.run([POLLUX, "keygen", self.folder / "c"], check=True, stdout=subprocess.DEVNULL)
+        stranger = self.start("stranger", "backup", "--join", f"127.0.0.1:{self.ports['a']}", "--key",
+                              str(self.folder / "c"), "--peer-key", str(self.folder / "a.pub"), "--arbiter", "none")
+        self.wait_for("stranger", "trying again")
+        stranger.kill()
+        stranger.wait()
+        self.wait_for("primary", "dropped a connection from .*: the peer's key is not accepted here")
+        self.assertNotIn("joins", (self.folder / "primary").read_text())
+        self.join("friend", "b")
+        self.wait_for("primary", "backup 0: protecting")
+
+    def start_etcd(self) -> subprocess.Popen:
+        client, peer = f"http://127.0.0.1:{self.etcd_ports[0]}", f"http://127.0.0.1:{self.etcd_ports[1]}"
+        words = ["etcd", "--data-dir", self.folder / "etcd-data", "--listen-client-urls", client,
+                 "--advertise-client-urls", client, "--listen-peer-urls", peer,
+                 "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"]
+        with open(self.folder / "etcd", "ab") as output:
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def test_nobody_goes_on_while_the_arbiter_is_away(self):
+        self.etcd_ports = free_ports(2)
+        etcd = self.start_etcd()
+        self.wait_for("etcd", "ready to serve client requests")
+        self.start_both(f"etcd:http://127.0.0.1:{self.etcd_ports[0]}", 300, 300)
+        etcd.kill()
+        etcd.wait()
+        self.primary.kill()
+        self.wait_for("backup", "cannot be asked")
+        self.assertNotIn("failover", (self.folder / "backup").read_text())
+        self.start_etcd()
+        self.wait_for("backup", "runs unprotected now")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

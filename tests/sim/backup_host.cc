@@ -1,0 +1,218 @@
+#include "backup_host.h"
+
+#include <utility>
+
+#include "world.h"
+
+namespace pollux::sim {
+
+using namespace std::chrono_literals;
+using namespace protocol;
+using State = BackupReplica::State;
+
+BackupHost::BackupHost(World& world, HostId id, std::int64_t drift_ppm, BackupConfig config, Mutant mutant)
+    : Host(world, id, drift_ppm), replica_(config, mutant) {}
+
+void BackupHost::connect() {
+  if (!alive_) return;
+  up_ = true;
+  step(backup::LinkUp{});
+  rearm();
+}
+
+bool BackupHost::is_over() const {
+  if (!alive_ || failed_) return true;
+  const State state = replica_.state();
+  return state == State::kEnded || state == State::kIdle;
+}
+
+void BackupHost::receive_all() {
+  auto& arrived = world_.network().arrived(link(), Direction::kToBackup);
+  while (runs() && up_ && !arrived.empty() && replica_.staged_bytes() <= kStagingBytes) {
+    const Packet packet = std::move(arrived.front());
+    arrived.pop_front();
+    receive(packet);
+    world_.require(replica_.staged_bytes() <= kStagingBytes + kMaxRecordBytes,
+                   "a backup stages more than allowed");
+  }
+  rearm();
+}
+
+void BackupHost::receive(const Packet& packet) {
+  if (!packet.message) {
+    up_ = false;
+    return step(backup::LinkDown{"reset by peer"});
+  }
+  const Message& message = *packet.message;
+  const bool deaf = replica_.state() == State::kClaiming || is_over();
+  if (const auto* hello = std::get_if<Hello>(&message)) told_term_ = hello->term;
+  if (const auto* next = std::get_if<NewTerm>(&message); next != nullptr && !deaf) told_term_ = next->term;
+  heard_goodbye_ |= std::holds_alternative<Goodbye>(message) && !deaf;
+  const bool was_open = replica_.state() == State::kProtecting || replica_.state() == State::kSyncing;
+  auto effects = replica_.receive(message, local_now());
+  world_.note_step(*this, message, effects);
+  if (was_open && !is_over()) take_body(message, packet.body);
+  handle_effects(effects);
+}
+
+// As the engine: the body of a message in order is staged before the effects of its step are carried out.
+void BackupHost::take_body(const Message& message, GuestState body) {
+  if (const auto* request = std::get_if<DiskDigestRequest>(&message)) {
+    carry_out(backup::Send{DiskDigests{request->disk, request->first, request->count}});
+  } else if (std::holds_alternative<EpochOpen>(message)) {
+    staged_ = {};
+  } else if (std::holds_alternative<EpochPages>(message)) {
+    staged_.pages = body;
+  } else if (std::holds_alternative<EpochClose>(message)) {
+    staged_.state = body;
+  } else if (std::holds_alternative<SyncEnd>(message)) {
+    staged_ = {body, body};
+  }
+}
+
+void BackupHost::operator_stop() {
+  if (!runs() || is_over()) return;
+  stopped_by_operator_ = true;
+  if (leads_ || promoting()) return crash();
+  step(backup::Stop{});
+  hang_up();
+}
+
+void BackupHost::fail() {
+  if (!runs() || is_over() || replica_.state() == State::kClaiming || replica_.state() == State::kPromoted)
+    return;
+  failed_ = true;
+  carry_out(backup::Send{Goodbye{GoodbyeReason::kDropped, "out of memory"}});
+  hang_up();
+}
+
+void BackupHost::tick() {
+  if (!failed_) step(backup::Tick{});
+}
+
+void BackupHost::on_stall() {
+  if (!failed_) step(backup::Heard{local_now()});
+}
+
+std::optional<TimePoint> BackupHost::next_deadline() const {
+  return failed_ ? std::nullopt : replica_.next_deadline();
+}
+
+void BackupHost::on_examined() {
+  if (failed_ || is_over()) return;
+  if (refuses_) return step(backup::HelloRefused{"not enough memory"});
+  step(backup::HelloAccepted{});
+}
+
+void BackupHost::on_disk(Disk::Job job) {
+  if (failed_) return;
+  if (leads_) return release_ready();
+  if (!job.durable) {
+    const Record record = to_apply_.front();
+    to_apply_.pop_front();
+    if (record.pages) pages_ = *record.pages;
+    if (record.state) state_ = *record.state;
+    step(backup::EpochApplied{job.epoch});
+  } else {
+    step(backup::EpochDurable{job.epoch});
+  }
+  lead_when_applied();
+  // With full staging memory this host does not listen: the silence is its own.
+  if (replica_.staged_bytes() > kStagingBytes) step(backup::Heard{local_now()});
+  receive_all();
+}
+
+void BackupHost::on_claim_answer(Term term, Verdict verdict) {
+  switch (verdict) {
+    case Verdict::kWon: return step(backup::TermWon{term});
+    case Verdict::kLost: return step(backup::TermLost{term});
+    case Verdict::kUnreachable: return step(backup::ArbiterUnreachable{});
+  }
+}
+
+void BackupHost::step(const backup::Event& event) {
+  if (std::holds_alternative<backup::Tick>(event) && replica_.staged_bytes() > kStagingBytes) {
+    handle_effects(replica_.step(backup::Heard{local_now()}, local_now()));
+  }
+  const auto effects = replica_.step(event, local_now());
+  world_.note_step(*this, event, effects);
+  handle_effects(effects);
+}
+
+void BackupHost::handle_effects(const BackupUnderTest::Effects& effects) {
+  for (const backup::Effect& effect : effects) {
+    std::visit([this](const auto& one) { carry_out(one); }, effect);
+  }
+}
+
+void BackupHost::carry_out(const backup::Send& effect) {
+  if (const auto* ack = std::get_if<Ack>(&effect.message)) acknowledged_ = ack->epoch;
+  world_.network().send(link(), Direction::kToPrimary, {effect.message, {}});
+}
+
+void BackupHost::carry_out(const backup::ExamineHello&) {
+  schedule_own(world_.random().between(100us, 20ms), EventKind::kExamined);
+}
+
+void BackupHost::carry_out(const backup::ApplyEpoch& effect) {
+  to_apply_.push_back(std::exchange(staged_, {}));
+  disk_job({effect.epoch, false});
+}
+
+void BackupHost::carry_out(const backup::MakeDurable& effect) { disk_job({effect.epoch, true}); }
+
+void BackupHost::carry_out(const backup::MakeSyncDurable& effect) { step(backup::SyncDurable{effect.mark}); }
+
+void BackupHost::carry_out(const backup::Disconnect&) { hang_up(); }
+
+void BackupHost::carry_out(const backup::ClaimTerm& effect) {
+  world_.checker().claims(*this, effect.term);
+  world_.claim(id_, effect.term);
+}
+
+void BackupHost::carry_out(const backup::Promote& effect) {
+  hang_up();
+  promote_to_ = effect.epoch;
+  leads_in_ = effect.term;
+  world_.checker().promoted(*this, effect.epoch, effect.term);
+  world_.moment(Moment::kPromote);
+  lead_when_applied();
+}
+
+void BackupHost::carry_out(const backup::Fenced&) {
+  fenced_ = true;
+  hang_up();
+}
+
+void BackupHost::carry_out(const backup::End&) { hang_up(); }
+
+// Everything whole is on the image first.
+void BackupHost::lead_when_applied() {
+  if (!promoting() || !disk_.jobs.empty()) return;
+  leads_ = true;
+  const GuestState state = world_.checker().image_at_promotion(*this, *promote_to_, pages_, state_);
+  guest_ = Guest(world_.primary().guest(), state.position);
+  own_epoch_ = *promote_to_;
+  schedule_own(1ms, EventKind::kEpoch);
+}
+
+// Alone: an output leaves when the flushes it may speak of are durable.
+void BackupHost::on_epoch() {
+  if (!leads_ || is_over()) return;
+  schedule_own(world_.epoch_length(), EventKind::kEpoch);
+  const std::size_t from = guest_.state().position;
+  guest_.run(world_.random());
+  own_epoch_ = own_epoch_.next();
+  if (world_.random().one_in(3)) {
+    own_flush_ = own_epoch_;
+    disk_job({own_epoch_, true});
+  }
+  releasing_.push_back({own_epoch_, from, guest_.state().position, own_flush_});
+  release_ready();
+}
+
+void BackupHost::hang_up() {
+  if (std::exchange(up_, false)) world_.network().close(link(), Direction::kToPrimary);
+}
+
+}  // namespace pollux::sim

@@ -1,0 +1,94 @@
+// The host of a backup: BackupReplica, and an engine that stages records, applies them on its disk's time,
+// and becomes the machine when it is promoted.
+#pragma once
+
+#include <optional>
+
+#include "host.h"
+#include "mutants.h"
+#include "network.h"
+
+namespace pollux::sim {
+
+class PrimaryHost;
+
+class BackupHost : public Host {
+ public:
+  // It receives nothing while more than this is staged.
+  static constexpr std::uint64_t kStagingBytes = 256 << 10;
+  static constexpr std::uint64_t kMaxRecordBytes = 64 << 10;
+
+  BackupHost(World& world, HostId id, std::int64_t drift_ppm, protocol::BackupConfig config, Mutant mutant);
+
+  void connect();
+  void receive_all() override;
+  void operator_stop() override;
+  // It runs out of memory: says so and ends.
+  void fail();
+  void refuse_next() { refuses_ = true; }
+
+  [[nodiscard]] protocol::Term leads_in() const override { return leads_in_; }
+  [[nodiscard]] std::size_t link() const { return id_.value - 1u; }
+  [[nodiscard]] protocol::BackupReplica::State state() const { return replica_.state(); }
+  [[nodiscard]] bool leads() const { return leads_; }
+  [[nodiscard]] bool promoting() const { return promote_to_.has_value() && !leads_; }
+  [[nodiscard]] bool is_over() const;  // it leads nothing and waits for nothing
+  [[nodiscard]] std::optional<protocol::EpochId> acknowledged() const { return acknowledged_; }
+  [[nodiscard]] protocol::Term told_term() const { return told_term_; }
+  [[nodiscard]] bool fenced() const { return fenced_; }
+  [[nodiscard]] bool heard_goodbye() const { return heard_goodbye_; }
+
+ private:
+  // The pieces of a record that came.
+  struct Record {
+    std::optional<GuestState> pages;
+    std::optional<GuestState> state;
+  };
+
+  void tick() override;
+  void on_epoch() override;
+  void on_examined() override;
+  void on_disk(Disk::Job job) override;
+  void on_claim_answer(protocol::Term term, protocol::Verdict verdict) override;
+  void on_stall() override;
+  [[nodiscard]] std::optional<protocol::TimePoint> next_deadline() const override;
+
+  void receive(const Packet& packet);
+  void take_body(const protocol::Message& message, GuestState body);
+  void step(const protocol::backup::Event& event);
+  void handle_effects(const BackupUnderTest::Effects& effects);
+  void carry_out(const protocol::backup::Send& effect);
+  void carry_out(const protocol::backup::ExamineHello&);
+  void carry_out(const protocol::backup::BeginSync&) {}
+  void carry_out(const protocol::backup::ApplyEpoch& effect);
+  void carry_out(const protocol::backup::MakeDurable& effect);
+  void carry_out(const protocol::backup::MakeSyncDurable& effect);
+  void carry_out(const protocol::backup::DiscardPartial&) { staged_ = {}; }
+  void carry_out(const protocol::backup::Disconnect&);
+  void carry_out(const protocol::backup::ClaimTerm& effect);
+  void carry_out(const protocol::backup::Promote& effect);
+  void carry_out(const protocol::backup::Fenced&);
+  void carry_out(const protocol::backup::End&);
+  void lead_when_applied();
+  void hang_up();
+
+  BackupUnderTest replica_;
+  Record staged_;
+  std::deque<Record> to_apply_;
+  GuestState pages_;  // of the image
+  GuestState state_;
+  bool up_ = false;
+  bool refuses_ = false;
+  bool failed_ = false;
+  bool heard_goodbye_ = false;
+  bool fenced_ = false;
+  std::optional<protocol::EpochId> acknowledged_;
+  protocol::Term told_term_{};
+  std::optional<protocol::EpochId> promote_to_;
+  bool leads_ = false;
+  protocol::Term leads_in_{};
+  protocol::EpochId own_epoch_{};  // once it leads
+  protocol::EpochId own_flush_{};
+};
+
+}  // namespace pollux::sim

@@ -1,0 +1,92 @@
+#include "faults.h"
+
+#include <fmt/format.h>
+
+namespace pollux::sim {
+
+using namespace std::chrono_literals;
+
+namespace {
+
+struct Weighted {
+  FaultKind kind;
+  unsigned weight;
+};
+
+constexpr Weighted kWeights[] = {
+    {FaultKind::kCrash, 12},       {FaultKind::kPowerLoss, 10},         {FaultKind::kPause, 16},
+    {FaultKind::kBreakLink, 16},   {FaultKind::kStallOneWay, 14},       {FaultKind::kStallBothWays, 12},
+    {FaultKind::kDelay, 6},        {FaultKind::kSlowDisk, 8},           {FaultKind::kNoMemory, 4},
+    {FaultKind::kArbiterDown, 4},  {FaultKind::kArbiterUnreachable, 8}, {FaultKind::kArbiterSlow, 6},
+    {FaultKind::kOperatorStop, 4},
+};
+
+FaultKind draw_kind(Random& random) {
+  unsigned total = 0;
+  for (const Weighted& one : kWeights) total += one.weight;
+  std::uint64_t at = random.below(total);
+  for (const Weighted& one : kWeights) {
+    if (at < one.weight) return one.kind;
+    at -= one.weight;
+  }
+  return FaultKind::kCrash;
+}
+
+Moment draw_moment(Random& random) {
+  constexpr Moment kMoments[] = {Moment::kSyncEnd, Moment::kClaim, Moment::kClaim, Moment::kNewTerm,
+                                 Moment::kPromote};
+  return random.one_in(3) ? kMoments[random.below(std::size(kMoments))] : Moment::kTime;
+}
+
+// Short ones to be survived, long ones to be noticed.
+Time draw_length(Random& random) {
+  return random.one_in(2) ? random.between(10ms, 200ms) : random.between(200ms, 1500ms);
+}
+
+}  // namespace
+
+std::vector<Fault> draw_faults(Random& random, std::size_t backups, Time until) {
+  std::vector<Fault> faults;
+  // Most come close to another: what each alone cannot do, two in a row may.
+  Time cluster = random.between(20ms, until);
+  for (std::uint64_t count = random.below(random.one_in(3) ? 13 : 6); count > 0; --count) {
+    if (random.one_in(3)) cluster = random.between(20ms, until);
+    Fault fault;
+    fault.kind = draw_kind(random);
+    fault.moment = draw_moment(random);
+    fault.length = draw_length(random);
+    fault.after = fault.moment == Moment::kTime ? std::min(until, cluster + random.between(0ms, 500ms))
+                                                : random.between(0ms, random.one_in(2) ? 5ms : 100ms);
+    // The primary as often as all backups together.
+    fault.host = {static_cast<std::uint8_t>(random.one_in(2) ? 0 : 1 + random.below(backups))};
+    fault.link = random.below(backups);
+    fault.direction = random.one_in(2) ? Direction::kToBackup : Direction::kToPrimary;
+    faults.push_back(fault);
+  }
+  return faults;
+}
+
+std::string to_string(const Fault& fault) {
+  const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(fault.length).count();
+  const char* way = fault.direction == Direction::kToBackup ? "to the backup" : "to the primary";
+  switch (fault.kind) {
+    case FaultKind::kCrash: return fmt::format("replica {} crashes", fault.host.value);
+    case FaultKind::kPowerLoss: return fmt::format("replica {} loses power", fault.host.value);
+    case FaultKind::kPause: return fmt::format("replica {} is paused for {} ms", fault.host.value, ms);
+    case FaultKind::kBreakLink: return fmt::format("link {} breaks", fault.link);
+    case FaultKind::kStallOneWay: return fmt::format("link {} stalls {} for {} ms", fault.link, way, ms);
+    case FaultKind::kStallBothWays: return fmt::format("link {} stalls for {} ms", fault.link, ms);
+    case FaultKind::kDelay: return fmt::format("link {} is slow for {} ms", fault.link, ms);
+    case FaultKind::kSlowDisk:
+      return fmt::format("replica {}'s disk is slow for {} ms", fault.host.value, ms);
+    case FaultKind::kNoMemory: return fmt::format("backup {} has no memory", fault.link);
+    case FaultKind::kArbiterUnreachable:
+      return fmt::format("replica {} cannot reach the arbiter for {} ms", fault.host.value, ms);
+    case FaultKind::kArbiterDown: return fmt::format("nobody can reach the arbiter for {} ms", ms);
+    case FaultKind::kArbiterSlow: return fmt::format("the arbiter is slow for {} ms", ms);
+    case FaultKind::kOperatorStop: return fmt::format("the operator stops replica {}", fault.host.value);
+  }
+  return "unknown";
+}
+
+}  // namespace pollux::sim

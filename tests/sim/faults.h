@@ -1,0 +1,48 @@
+// What goes wrong in a world, when, and for how long: drawn from its seed before it begins.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "event_queue.h"
+#include "network.h"
+#include "random.h"
+
+namespace pollux::sim {
+
+// Faults are most telling right at these.
+enum class Moment : std::uint8_t { kTime, kSyncEnd, kClaim, kNewTerm, kPromote };
+
+enum class FaultKind : std::uint8_t {
+  kCrash,      // the process dies: its links end
+  kPowerLoss,  // the host goes without a word
+  kPause,      // stopped, and resumed as if nothing had happened
+  kBreakLink,
+  kStallOneWay,    // a partition in one direction
+  kStallBothWays,  // a flap, or a partition
+  kDelay,
+  kSlowDisk,
+  kNoMemory,            // a backup ends; before its sync it refuses
+  kArbiterUnreachable,  // for one replica
+  kArbiterDown,         // for all
+  kArbiterSlow,
+  kOperatorStop,
+};
+
+struct Fault {
+  FaultKind kind{};
+  Moment moment = Moment::kTime;
+  Time after{};   // the moment, or the world's beginning
+  Time length{};  // of those that end
+  HostId host;
+  std::size_t link = 0;
+  Direction direction{};
+  bool armed = false;  // its moment came
+};
+
+// Until `until` all have begun, but for those that wait for a moment. One primary and `backups` backups.
+[[nodiscard]] std::vector<Fault> draw_faults(Random& random, std::size_t backups, Time until);
+[[nodiscard]] std::string to_string(const Fault& fault);
+
+}  // namespace pollux::sim

@@ -1,0 +1,100 @@
+#include "invariants.h"
+
+#include "world.h"
+
+namespace pollux::sim {
+
+using namespace protocol;
+
+void Checker::require(bool holds, const char* what) const { world_.require(holds, what); }
+
+void Checker::released(const Host& host, const Outputs& outputs) {
+  const Term term = host.leads_in();
+  require(world_.arbiter().decided(term) && world_.arbiter().owner(term) == host.id(),
+          "outputs in a term that is another's");
+  for (const Promotion& promotion : promotions_) {
+    require(promotion.term <= term || outputs.to <= promotion.position,
+            "two leaders: outputs of an earlier term beyond the state that a later term began with");
+  }
+  on_one_line(host, outputs.to);
+  if (host.id() != HostId{0} || outputs.epoch == EpochId{0}) return;
+  const auto& primary = static_cast<const PrimaryHost&>(host);
+  require(!primary.fenced(), "outputs of a fenced primary");
+  committed_by_all(primary, outputs);
+  durable_where_promised(primary, outputs);
+}
+
+void Checker::on_one_line(const Host& host, std::size_t to) {
+  for (std::size_t& at = on_line_[host.id().value]; at < to; ++at) {
+    const std::uint64_t hash = host.guest().at(at + 1).hash;
+    if (at == line_.size()) line_.push_back(hash);
+    require(line_[at] == hash, "the client saw outputs of two executions");
+  }
+}
+
+// Every backup that may take over holds the epoch. Who was dropped may not; given_up() looks at that.
+void Checker::committed_by_all(const PrimaryHost& primary, const Outputs& outputs) const {
+  for (std::size_t b = 0; b < primary.peers(); ++b) {
+    const PrimaryHost::Peer& peer = primary.peer(b);
+    if (!peer.sync_end_sent || peer.dropped) continue;
+    const auto acknowledged = world_.backup(b).acknowledged();
+    require(acknowledged && *acknowledged >= outputs.epoch,
+            "outputs before a required backup acknowledged their epoch");
+  }
+}
+
+void Checker::durable_where_promised(const PrimaryHost& primary, const Outputs& outputs) const {
+  const bool flush = primary.flushed(outputs.epoch);
+  const EpochId previous = primary.previous_flush(outputs.epoch);
+  if (!flush) {
+    bool anyone = primary.durable() >= previous;
+    for (std::size_t b = 0; b < primary.peers(); ++b) {
+      const PrimaryHost::Peer& peer = primary.peer(b);
+      anyone |= peer.sync_end_sent && !peer.dropped && world_.backup(b).durable() >= previous;
+    }
+    require(anyone, "outputs that may speak of a flush which no host in charge holds durably");
+    return;
+  }
+  require(primary.durable() >= previous, "a flush was released while the primary lacks the one before");
+  bool protecting = false;
+  for (std::size_t b = 0; b < primary.peers(); ++b) {
+    const PrimaryHost::Peer& peer = primary.peer(b);
+    if (!peer.sync_end_sent || peer.dropped) continue;
+    protecting = true;
+    require(world_.backup(b).durable() >= outputs.epoch,
+            "a flush was released that a required backup does not hold durably");
+  }
+  require(protecting || primary.durable() >= outputs.epoch,
+          "alone, a flush was released that is not durable");
+}
+
+// Whoever may have SyncEnd can promote itself, unless the term it would claim is the primary's.
+void Checker::given_up(const PrimaryHost& primary, std::size_t backup) {
+  if (!primary.peer(backup).sync_end_sent) return;
+  const Term next = world_.backup(backup).told_term().next();
+  require(world_.arbiter().decided(next) && world_.arbiter().owner(next) == primary.id(),
+          "a required backup was given up without a term");
+}
+
+void Checker::claims(const BackupHost& backup, Term term) {
+  require(term > backup.told_term(), "a backup claims a term it was told is taken");
+}
+
+void Checker::promoted(const BackupHost& backup, EpochId epoch, Term term) {
+  require(world_.arbiter().decided(term) && world_.arbiter().owner(term) == backup.id(),
+          "a backup promoted itself in a term that is another's");
+  require(!backup.heard_goodbye(), "a backup promoted itself after its primary's Goodbye");
+  const GuestState state = world_.primary().at_end_of(epoch);
+  require(state.position >= line_.size(), "the promoted state lacks an epoch whose outputs were released");
+  for (const Promotion& other : promotions_) require(other.term != term, "two promotions in one term");
+  promotions_.push_back({term, state.position});
+}
+
+GuestState Checker::image_at_promotion(const BackupHost&, EpochId epoch, GuestState pages, GuestState state) {
+  const GuestState expected = world_.primary().at_end_of(epoch);
+  require(pages == expected && state == expected,
+          "the promoted image is not the state at the end of its epoch");
+  return expected;
+}
+
+}  // namespace pollux::sim

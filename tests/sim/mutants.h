@@ -1,0 +1,128 @@
+// The protocol broken on purpose, one rule at a time: the simulator must notice each. A mutant is a filter
+// between the production state machine and the world: it changes events on their way in or effects on their
+// way out.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <set>
+#include <string_view>
+#include <vector>
+
+#include "protocol/backup_replica.h"
+#include "protocol/primary_replica.h"
+
+namespace pollux::sim {
+
+enum class Mutant : std::uint8_t {
+  kNone,
+  kSkipCommitWait,          // outputs leave when their epoch is closed
+  kOneAckForAll,            // an Ack of one backup counts for every backup
+  kDropWithoutArbiter,      // the primary takes every term it claims for won
+  kPromoteWithoutArbiter,   // so does a backup
+  kUnreachableIsWon,        // both take an unreachable arbiter for a won term
+  kClaimUntilWon,           // a backup whose term is lost claims the one after it
+  kIgnoreNewTerm,           // a backup forgets the terms it is told
+  kFencedGoesOn,            // a fenced primary lets out what it held
+  kGoodbyeBeforeTheTerm,    // a lost backup is told Goodbye before the term is won
+  kSyncEndNotRequired,      // a backup counts only from its first Ack on
+  kHalfRecord,              // the open record is applied at promotion
+  kAckBeforeDurable,        // a backup acknowledges a flush that its disk does not hold
+  kFlushNotAwaited,         // the primary takes its own disk for durable at once
+  kAloneWithoutDurability,  // alone, outputs leave before the flush they may speak of is durable
+  kGoodbyePromotes,         // a backup takes Goodbye for the loss of its primary
+  kLostDoesNotCount,        // the commit goes on without a lost backup before the term is won
+  kAcksWhileClaiming,       // a backup that claims acknowledges records which it ignores
+  kArbiterForgets,          // the arbiter gives a term to everyone who claims it
+};
+
+inline constexpr std::array<std::string_view, 19> kMutantNames = {
+    "none",
+    "skip-commit-wait",
+    "one-ack-for-all",
+    "drop-without-arbiter",
+    "promote-without-arbiter",
+    "unreachable-is-won",
+    "claim-until-won",
+    "ignore-new-term",
+    "fenced-goes-on",
+    "goodbye-before-the-term",
+    "sync-end-not-required",
+    "half-record",
+    "ack-before-durable",
+    "flush-not-awaited",
+    "alone-without-durability",
+    "goodbye-promotes",
+    "lost-does-not-count",
+    "acks-while-claiming",
+    "arbiter-forgets",
+};
+
+// PrimaryReplica with a mutant around it.
+class PrimaryUnderTest {
+ public:
+  using Effects = protocol::PrimaryReplica::Effects;
+
+  PrimaryUnderTest(protocol::PrimaryConfig config, Mutant mutant)
+      : machine_(std::move(config)), mutant_(mutant) {}
+
+  [[nodiscard]] Effects step(const protocol::primary::Event& event, protocol::TimePoint now);
+  [[nodiscard]] Effects receive(protocol::BackupId from, const protocol::Message& message,
+                                protocol::TimePoint now);
+
+  [[nodiscard]] std::optional<protocol::TimePoint> next_deadline() const { return machine_.next_deadline(); }
+  [[nodiscard]] bool required(protocol::BackupId backup) const;
+  [[nodiscard]] protocol::EpochId closed() const { return machine_.closed(); }
+  [[nodiscard]] protocol::EpochId committed() const {
+    return std::max(machine_.committed(), early_committed_);
+  }
+  [[nodiscard]] bool unprotected() const {
+    return machine_.unprotected() && mutant_ != Mutant::kAloneWithoutDurability;
+  }
+  [[nodiscard]] protocol::Term term() const { return machine_.term(); }
+
+ private:
+  void append(Effects& effects, Effects more) { effects.insert(effects.end(), more.begin(), more.end()); }
+  [[nodiscard]] Effects filter(Effects effects, protocol::TimePoint now);
+  [[nodiscard]] protocol::EpochId acknowledged_without_the_lost() const;
+  [[nodiscard]] Effects acknowledge_for_all(protocol::BackupId from, protocol::EpochId epoch,
+                                            protocol::TimePoint now);
+
+  protocol::PrimaryReplica machine_;
+  const Mutant mutant_;
+  protocol::EpochId early_committed_{};
+  std::array<std::optional<protocol::EpochId>, protocol::kMaxBackups> acked_{};
+  std::optional<protocol::primary::SyncFinished> late_;
+  std::optional<protocol::Term> claimed_;
+};
+
+// BackupReplica with a mutant around it.
+class BackupUnderTest {
+ public:
+  using Effects = protocol::BackupReplica::Effects;
+
+  BackupUnderTest(protocol::BackupConfig config, Mutant mutant) : machine_(config), mutant_(mutant) {}
+
+  [[nodiscard]] Effects step(const protocol::backup::Event& event, protocol::TimePoint now);
+  [[nodiscard]] Effects receive(const protocol::Message& message, protocol::TimePoint now);
+
+  [[nodiscard]] std::optional<protocol::TimePoint> next_deadline() const { return machine_.next_deadline(); }
+  [[nodiscard]] protocol::BackupReplica::State state() const { return machine_.state(); }
+  [[nodiscard]] protocol::EpochId last_whole() const { return machine_.last_whole(); }
+  [[nodiscard]] std::uint64_t staged_bytes() const { return machine_.staged_bytes(); }
+
+ private:
+  [[nodiscard]] Effects filter(Effects effects, protocol::TimePoint now);
+  [[nodiscard]] bool already_told(const protocol::backup::Event& event) const;
+
+  protocol::BackupReplica machine_;
+  const Mutant mutant_;
+  std::vector<protocol::EpochId> unapplied_;  // of kAckBeforeDurable
+  std::optional<protocol::EpochId> told_;     // applied and durable, as far as the machine knows
+  std::optional<protocol::EpochId> half_;     // the record applied in part
+  std::uint64_t extra_terms_ = 0;             // of kClaimUntilWon
+  std::optional<protocol::Term> claimed_;
+};
+
+}  // namespace pollux::sim

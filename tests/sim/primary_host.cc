@@ -1,0 +1,247 @@
+#include "primary_host.h"
+
+#include "protocol/overloaded.h"
+#include "world.h"
+
+namespace pollux::sim {
+
+using namespace std::chrono_literals;
+using namespace protocol;
+
+PrimaryHost::PrimaryHost(World& world, std::int64_t drift_ppm, PrimaryConfig config, Mutant mutant)
+    : Host(world, HostId{0}, drift_ppm), replica_(config, mutant), peers_(config.backups), epochs_(1) {}
+
+void PrimaryHost::start() { schedule_own(world_.epoch_length(), EventKind::kEpoch); }
+
+void PrimaryHost::connect(std::size_t backup) {
+  if (!alive_ || ended_ || fenced_) return;
+  peers_[backup].up = true;
+  step(primary::LinkUp{{static_cast<std::uint32_t>(backup)}});
+  rearm();
+}
+
+void PrimaryHost::never_connects(std::size_t backup) {
+  if (!alive_ || ended_) return;
+  step(primary::LinkDown{{static_cast<std::uint32_t>(backup)}, "never connected"});
+  rearm();
+}
+
+// Everything that arrived, and the link's end after it.
+void PrimaryHost::receive_all() {
+  for (std::size_t b = 0; b < peers_.size(); ++b) {
+    auto& arrived = world_.network().arrived(b, Direction::kToPrimary);
+    while (runs() && !arrived.empty()) {
+      const Packet packet = std::move(arrived.front());
+      arrived.pop_front();
+      const BackupId from{static_cast<std::uint32_t>(b)};
+      if (!packet.message) {
+        step(primary::LinkDown{from, "reset by peer"});
+        continue;
+      }
+      auto effects = replica_.receive(from, *packet.message, local_now());
+      world_.note_step(*this, *packet.message, effects);
+      if (std::holds_alternative<DiskDigests>(*packet.message) && !peers_[b].dropped) {
+        schedule_own(1ms, EventKind::kSyncStep, b);
+      }
+      handle_effects(effects);
+    }
+  }
+  rearm();
+}
+
+void PrimaryHost::operator_stop() {
+  if (!alive_ || fenced_ || stopping_) return;
+  stopped_by_operator_ = stopping_ = true;
+  if (holding_ && !alone_) close_epoch();
+  end_when_committed();
+}
+
+EpochId PrimaryHost::previous_flush(EpochId epoch) const {
+  for (std::uint64_t e = epoch.value; e-- > 1;) {
+    if (epochs_[e].flushed) return {e};
+  }
+  return {0};
+}
+
+void PrimaryHost::tick() { step(primary::Tick{}); }
+
+void PrimaryHost::on_stall() {
+  for (std::size_t b = 0; b < peers_.size(); ++b) {
+    if (peers_[b].up) step(primary::Heard{{static_cast<std::uint32_t>(b)}, local_now()});
+  }
+}
+
+// The guest's epoch. Too many in flight: it grows until the oldest is committed.
+void PrimaryHost::on_epoch() {
+  if (fenced_ || ended_) return;
+  schedule_own(world_.epoch_length(), EventKind::kEpoch);
+  if (stopping_) return finish_syncs();  // what is held may wait for them
+  const bool full = closed_.value - replica_.committed().value >= kMaxEpochsInFlight && !alone_;
+  if (!holding_ && !alone_) {
+    run_unheld();
+  } else if (!full) {
+    close_epoch();
+  }
+  if (!fenced_) finish_syncs();
+}
+
+void PrimaryHost::run_unheld() {
+  const std::size_t from = guest_.state().position;
+  guest_.run(world_.random());
+  releasing_.push_back({{0}, from, guest_.state().position, {}});
+  release_ready();
+  epochs_[0].end = guest_.state().position;
+}
+
+void PrimaryHost::close_epoch() {
+  const std::size_t from = guest_.state().position;
+  guest_.run(world_.random());
+  const EpochId epoch = closed_.next();
+  closed_ = epoch;
+  epochs_.push_back({guest_.state().position, world_.random().one_in(3)});
+  held_.push_back({epoch, from, guest_.state().position, {}});
+  step(primary::EpochClosed{epoch, epochs_.back().flushed});
+  for (std::size_t b = 0; b < peers_.size(); ++b) {
+    if (peers_[b].sync_end_sent && !peers_[b].dropped) ship_record(epoch, b);
+  }
+  world_.require(alone_ || fenced_ || held_.size() <= kMaxEpochsInFlight + 1,
+                 "more epochs in flight than allowed");
+}
+
+void PrimaryHost::ship_record(EpochId epoch, std::size_t backup) {
+  const GuestState state = at_end_of(epoch);
+  const std::uint64_t pages = 1 + state.hash % 4;
+  const std::uint64_t operations = flushed(epoch) ? 2 : 0;
+  send(backup, EpochOpen{epoch});
+  send(backup, EpochPages{epoch, {{{16}, pages, false}}}, state);
+  if (operations > 0) {
+    send(backup,
+         EpochDiskWrites{epoch,
+                         {{{0}, DiskOperationKind::kWrite, 0, 512}, {{0}, DiskOperationKind::kFlush, 0, 0}}});
+  }
+  send(backup, EpochClose{epoch, pages, 0, operations, flushed(epoch), 64}, state);
+}
+
+void PrimaryHost::on_sync_step(std::size_t backup) {
+  Peer& peer = peers_[backup];
+  if (peer.dropped || fenced_ || ended_ || peer.sync_end_sent) return;
+  if (peer.sync_steps_left == 0) {
+    peer.sync_ready = true;  // it ends with the epoch
+    return;
+  }
+  schedule_own(world_.random().between(1ms, 30ms), EventKind::kSyncStep, backup);
+  if (world_.network().queued(backup, Direction::kToBackup) > 16) return;
+  --peer.sync_steps_left;
+  peer.sync_pages += 2;
+  send(backup, SyncPages{{{{16}, 2, false}}});
+}
+
+// SyncFinished before SyncEnd: with SyncEnd the backup can take over.
+void PrimaryHost::finish_syncs() {
+  for (std::size_t b = 0; b < peers_.size(); ++b) {
+    Peer& peer = peers_[b];
+    if (!peer.sync_ready || peer.dropped || peer.sync_end_sent) continue;
+    const BackupId backup{static_cast<std::uint32_t>(b)};
+    step(primary::SyncFinished{backup, closed_});
+    if (!replica_.required(backup)) continue;
+    peer.sync_end_sent = true;
+    peer.base = closed_;
+    holding_ = true;
+    send(b, SyncEnd{closed_, peer.sync_pages, 0, 0, 64}, at_end_of(closed_));
+    world_.moment(Moment::kSyncEnd);
+  }
+}
+
+void PrimaryHost::on_disk(Disk::Job job) {
+  if (fenced_) return;
+  step(primary::EpochDurable{job.epoch});
+  release_ready();
+  end_when_committed();
+}
+
+void PrimaryHost::on_claim_answer(Term term, Verdict verdict) {
+  switch (verdict) {
+    case Verdict::kWon: return step(primary::TermWon{term});
+    case Verdict::kLost: return step(primary::TermLost{term});
+    case Verdict::kUnreachable: return step(primary::ArbiterUnreachable{});
+  }
+}
+
+void PrimaryHost::step(const primary::Event& event) {
+  const auto effects = replica_.step(event, local_now());
+  world_.note_step(*this, event, effects);
+  handle_effects(effects);
+}
+
+void PrimaryHost::handle_effects(const PrimaryUnderTest::Effects& effects) {
+  for (const primary::Effect& effect : effects) {
+    std::visit([this](const auto& one) { carry_out(one); }, effect);
+  }
+  end_when_committed();
+}
+
+void PrimaryHost::carry_out(const primary::Send& effect) {
+  const auto* goodbye = std::get_if<Goodbye>(&effect.message);
+  if (goodbye != nullptr && goodbye->reason == GoodbyeReason::kDropped) {
+    world_.checker().given_up(*this, effect.backup.value);
+  }
+  send(effect.backup.value, effect.message);
+  if (std::holds_alternative<NewTerm>(effect.message)) world_.moment(Moment::kNewTerm);
+}
+
+void PrimaryHost::carry_out(const primary::StartFullSync& effect) {
+  peers_[effect.backup.value].sync_steps_left = world_.random().below(12);
+  send(effect.backup.value, DiskDigestRequest{{0}, 0, 4});
+}
+
+void PrimaryHost::carry_out(const primary::Committed& effect) {
+  while (!held_.empty() && held_.front().epoch <= effect.epoch) {
+    Outputs outputs = held_.front();
+    held_.pop_front();
+    const bool is_flush = flushed(outputs.epoch);
+    if (is_flush) disk_job({outputs.epoch, true});
+    // Once alone, nothing leaves before the flushes it may speak of are durable here.
+    alone_ |= replica_.unprotected() || effect.durable_first;
+    if (alone_) outputs.needs_durable = is_flush ? outputs.epoch : previous_flush(outputs.epoch);
+    releasing_.push_back(outputs);
+  }
+  release_ready();
+}
+
+void PrimaryHost::carry_out(const primary::DropBackup& effect) {
+  Peer& peer = peers_[effect.backup.value];
+  peer.dropped = true;
+  world_.checker().given_up(*this, effect.backup.value);
+  if (peer.up) world_.network().close(effect.backup.value, Direction::kToBackup);
+}
+
+void PrimaryHost::carry_out(const primary::Unprotected&) { alone_ |= replica_.unprotected(); }
+
+void PrimaryHost::carry_out(const primary::ClaimTerm& effect) { world_.claim(id_, effect.term); }
+
+void PrimaryHost::carry_out(const primary::Fenced&) {
+  fenced_ = true;
+  held_.clear();
+  releasing_.clear();
+  for (std::size_t b = 0; b < peers_.size(); ++b) {
+    if (peers_[b].up && !peers_[b].dropped) world_.network().close(b, Direction::kToBackup);
+    peers_[b].dropped = true;
+  }
+}
+
+// An orderly end: the last outputs are committed like any other before the backups are told.
+void PrimaryHost::end_when_committed() {
+  if (!stopping_ || ended_ || fenced_ || !alive_) return;
+  if (!held_.empty() || !releasing_.empty()) return;
+  ended_ = true;
+  step(primary::Stop{GoodbyeReason::kPoweredOff});
+  for (std::size_t b = 0; b < peers_.size(); ++b) {
+    if (peers_[b].up && !peers_[b].dropped) world_.network().close(b, Direction::kToBackup);
+  }
+}
+
+void PrimaryHost::send(std::size_t backup, Message message, GuestState body) {
+  world_.network().send(backup, Direction::kToBackup, {std::move(message), body});
+}
+
+}  // namespace pollux::sim

@@ -1,0 +1,114 @@
+// One simulated world, made from one seed: a primary, its backups, an arbiter, a client, and everything that
+// goes wrong. The state machines in it are the production ones; everything around them is a model. One
+// thread, no clock, no sockets: the same seed gives the same world.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "arbiter_model.h"
+#include "backup_host.h"
+#include "event_queue.h"
+#include "faults.h"
+#include "invariants.h"
+#include "mutants.h"
+#include "network.h"
+#include "primary_host.h"
+#include "protocol/timing.h"
+#include "random.h"
+
+namespace pollux::sim {
+
+// What became of a world: a campaign in which nothing happens would prove nothing.
+struct Outcome {
+  bool protected_once = false;  // a backup acknowledged its full sync
+  bool promoted = false;
+  bool primary_fenced = false;
+  bool backup_fenced = false;
+  bool went_alone = false;    // the primary, with the last term
+  bool machine_lost = false;  // nobody leads, and nobody ended it in an orderly way
+};
+
+class World {
+ public:
+  // `trace`: called with each line of the trace; empty: no trace.
+  World(std::uint64_t seed, Mutant mutant, std::function<void(const std::string&)> trace);
+  ~World();
+
+  // Throws Violation.
+  void run();
+  [[nodiscard]] Outcome outcome() const;
+
+  // For what is in it.
+  [[nodiscard]] Time now() const { return now_; }
+  [[nodiscard]] Random& random() { return random_; }
+  [[nodiscard]] Network& network() { return network_; }
+  [[nodiscard]] Checker& checker() { return checker_; }
+  [[nodiscard]] const ArbiterModel& arbiter() const { return arbiter_; }
+  [[nodiscard]] const protocol::Timing& timing() const { return timing_; }
+  [[nodiscard]] Time epoch_length() const { return epoch_length_; }
+  [[nodiscard]] const PrimaryHost& primary() const { return *primary_; }
+  [[nodiscard]] const BackupHost& backup(std::size_t backup) const { return *backups_[backup]; }
+  void schedule(Time at, EventKind kind, HostId host = {}, std::uint64_t value = 0,
+                std::uint32_t value2 = 0) {
+    queue_.push({at, 0, kind, host, value, value2});
+  }
+  void claim(HostId claimant, protocol::Term term);
+  void moment(Moment moment);
+  void require(bool holds, const char* what) const {
+    if (!holds) throw Violation(what);
+  }
+  template <class Step, class Effects>
+  void note_step(const Host& host, const Step& step, const Effects& effects) {
+    if (trace_) trace_step(host, to_string(step), lines(effects));
+  }
+
+ private:
+  template <class Effects>
+  static std::vector<std::string> lines(const Effects& effects) {
+    std::vector<std::string> lines;
+    for (const auto& effect : effects) lines.push_back(to_string(effect));
+    return lines;
+  }
+  void trace_step(const Host& host, const std::string& step, const std::vector<std::string>& effects);
+  void note(const std::string& what);
+
+  void dispatch(const Event& event);
+  void connect(std::size_t backup);
+  void claim_arrives(const Event& event);
+  void begin(const Fault& fault);
+  void end(const Fault& fault);
+  void cut_off(HostId host, bool silently);
+  void calm();
+  // True: outputs flow, or everybody has ended as they may.
+  [[nodiscard]] bool came_to_a_good_end(std::string& what_lacks) const;
+  [[nodiscard]] const Host* leader() const;
+  [[nodiscard]] Host& host(HostId id);
+  [[nodiscard]] const Host& host(HostId id) const;
+
+  Random random_;
+  std::function<void(const std::string&)> trace_;
+  EventQueue queue_;
+  Time now_{};
+  protocol::Timing timing_;
+  Time epoch_length_{};
+  const std::size_t backup_count_;
+  Network network_;
+  Checker checker_;
+  ArbiterModel arbiter_;
+  std::vector<Fault> faults_;
+  std::array<int, kMaxHosts> arbiter_unreachable_{};  // faults that make it so
+  int arbiter_slow_ = 0;
+  bool calm_ = false;
+  bool done_ = false;
+  std::array<std::uint64_t, kMaxHosts> released_at_calm_{};
+  std::unique_ptr<PrimaryHost> primary_;
+  std::vector<std::unique_ptr<BackupHost>> backups_;
+};
+
+}  // namespace pollux::sim

@@ -1,0 +1,96 @@
+#include "primary/engine_mailbox.h"
+
+#include <gtest/gtest.h>
+
+#include <future>
+
+namespace pollux::primary {
+namespace {
+
+using namespace std::chrono_literals;
+using protocol::BackupId;
+using protocol::EpochId;
+
+// Far longer than anything takes; reached only by a test that fails.
+constexpr auto kPatience = 60s;
+constexpr BackupId kFirst{0};
+constexpr BackupId kSecond{1};
+
+DigestAnswer answer(BackupId backup, std::uint64_t first) { return {backup, {{0}, first, 1}, Bytes(16)}; }
+
+class EngineMailboxTest : public ::testing::Test {
+ protected:
+  // Waits that have to wait: nothing is there yet.
+  std::future<std::optional<DigestAnswer>> wait_for_digests() {
+    auto waiting = std::async(std::launch::async, [this] { return mailbox_.wait_for_digests(kFirst); });
+    EXPECT_EQ(waiting.wait_for(20ms), std::future_status::timeout);
+    return waiting;
+  }
+  std::future<bool> wait_for_commit(EpochId epoch) {
+    auto waiting =
+        std::async(std::launch::async, [=, this] { return mailbox_.wait_for_commit(epoch, kPatience); });
+    EXPECT_EQ(waiting.wait_for(20ms), std::future_status::timeout);
+    return waiting;
+  }
+
+  EngineMailbox mailbox_;
+};
+
+TEST_F(EngineMailboxTest, HandsEachBackupsAnswerToWhoWaitsForIt) {
+  auto waiting = wait_for_digests();
+  mailbox_.digests(answer(kSecond, 5));
+  EXPECT_EQ(waiting.wait_for(20ms), std::future_status::timeout) << "the other backup's answer";
+  mailbox_.digests(answer(kFirst, 7));
+  EXPECT_EQ(waiting.get()->header.first, 7u);
+  EXPECT_EQ(mailbox_.wait_for_digests(kSecond)->header.first, 5u);
+}
+
+TEST_F(EngineMailboxTest, ADroppedBackupLetsTheWaiterForItsDigestsGo) {
+  auto waiting = wait_for_digests();
+  mailbox_.dropped(kSecond);
+  EXPECT_EQ(waiting.wait_for(20ms), std::future_status::timeout) << "the other backup";
+  mailbox_.dropped(kFirst);
+  EXPECT_FALSE(waiting.get().has_value());
+  EXPECT_TRUE(mailbox_.is_dropped(kFirst));
+  mailbox_.digests(answer(kFirst, 0));
+  EXPECT_FALSE(mailbox_.wait_for_digests(kFirst).has_value()) << "what it said last";
+}
+
+TEST_F(EngineMailboxTest, StoppingLetsTheWaiterForDigestsGo) {
+  auto waiting = wait_for_digests();
+  mailbox_.stop();
+  EXPECT_FALSE(waiting.get().has_value());
+  EXPECT_TRUE(mailbox_.stopping());
+}
+
+TEST_F(EngineMailboxTest, ACommitLetsItsWaiterGo) {
+  auto waiting = wait_for_commit({3});
+  mailbox_.committed({2});
+  EXPECT_EQ(waiting.wait_for(20ms), std::future_status::timeout);
+  mailbox_.committed({4});
+  EXPECT_TRUE(waiting.get());
+  EXPECT_EQ(mailbox_.committed(), EpochId{4});
+}
+
+TEST_F(EngineMailboxTest, LosingProtectionLetsTheWaiterForACommitGo) {
+  auto waiting = wait_for_commit({3});
+  mailbox_.unprotected();
+  EXPECT_FALSE(waiting.get());
+  EXPECT_TRUE(mailbox_.is_unprotected());
+}
+
+TEST_F(EngineMailboxTest, AWaitForACommitEndsWithItsTime) {
+  EXPECT_FALSE(mailbox_.wait_for_commit({1}, 1ms));
+}
+
+TEST_F(EngineMailboxTest, ASyncIsAskedForOnceAndNotOfADroppedBackup) {
+  mailbox_.start_full_sync({{kFirst, nullptr}, {kSecond, nullptr}});
+  mailbox_.dropped(kFirst);
+  const std::vector<SyncTarget> requests = mailbox_.take_sync_requests();
+  ASSERT_EQ(requests.size(), 1u);
+  EXPECT_EQ(requests.front().backup, kSecond);
+  EXPECT_TRUE(mailbox_.take_sync_requests().empty());
+}
+
+}  // namespace
+}  // namespace pollux::primary
