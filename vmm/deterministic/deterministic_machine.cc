@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <mutex>
 
 #include "base/error.h"
@@ -14,6 +15,7 @@
 #include "vmm/deterministic/deterministic_state.capnp.h"
 #include "vmm/deterministic/environment.h"
 #include "vmm/deterministic/epoch_device.h"
+#include "vmm/deterministic/free_runner.h"
 #include "vmm/deterministic/inbox.h"
 #include "vmm/guest/abi.h"
 #include "vmm/kvm/cpuid.h"
@@ -80,11 +82,9 @@ const char* name_of(EpochBoundary boundary) {
   return "?";
 }
 
-}  // namespace
-
-class DeterministicMachine::Impl {
+class DeterministicVm final : public DeterministicMachine {
  public:
-  Impl(const MachineConfig& config, std::unique_ptr<GuestMemory> memory, Backends& backends, InputGate& input,
+  DeterministicVm(const MachineConfig& config, std::unique_ptr<GuestMemory> memory, Backends& backends, InputGate& input,
        OutputGate& output, const DeterministicOptions& options)
       : config_(config),
         options_(options),
@@ -102,34 +102,54 @@ class DeterministicMachine::Impl {
     bus_.add(guest_abi::kEpochDevice, guest_abi::kEpochDeviceBytes, epoch_device_);
     input_.attach(inbox_);
   }
-  ~Impl() { io_.stop(); }
+  ~DeterministicVm() override {
+    if (!paused_) pause();
+    io_.stop();
+  }
 
   void boot(const BootSource& source);
   void restore(ByteView state);
 
-  [[nodiscard]] const MachineConfig& config() const { return config_; }
-  [[nodiscard]] GuestMemory& memory() { return *memory_; }
-  [[nodiscard]] DirtyLog dirty_log() const { return vm_.dirty_log(); }
-  [[nodiscard]] EpochNumber epoch() const { return epoch_; }
-  [[nodiscard]] const std::optional<MachineExit>& exit() const { return exit_; }
+  [[nodiscard]] const MachineConfig& config() const override { return config_; }
+  [[nodiscard]] GuestMemory& memory() override { return *memory_; }
+  [[nodiscard]] DirtyLog dirty_log() const override { return vm_.dirty_log(); }
 
-  EpochEnd record_epoch(EpochLength length);
-  EpochEnd replay_epoch(const EpochInputs& inputs);
-  void interrupt();
-  void promote();
-  void announce();
-  Bytes save();
+  void resume() override;
+  void pause() override;
+  [[nodiscard]] bool paused() const override { return paused_; }
+  void start_dirty_tracking() override;
+  void stop_dirty_tracking() override;
+  std::vector<Gfn> harvest_dirty_pages() override;
+  void announce() override;
+  Bytes save() override;
+  [[nodiscard]] std::optional<Clock::time_point> first_entry() const override;
+  std::optional<MachineExit> wait_for_exit(std::chrono::milliseconds timeout) override;
+  void request_exit() override;
+
+  [[nodiscard]] EpochNumber epoch() const override { return epoch_; }
+  [[nodiscard]] const std::optional<MachineExit>& exit() const override { return exit_; }
+  EpochEnd record_epoch(EpochLength length) override;
+  EpochEnd replay_epoch(const EpochInputs& inputs) override;
+  void interrupt() override;
+  void promote() override;
 
  private:
   enum class Ran { kBoundary, kStopped, kExhausted };
 
   void create_vcpu(kvm::CpuidTable cpuid);
-  void start_tracking();
+  void log_writes();
+  void forget_writes();
   [[nodiscard]] std::vector<Gfn> harvest();
+  void know_digests();
+
+  bool run_free_epoch();
+  void publish(MachineExit exit);
+  [[nodiscard]] bool is_exit_published();
 
   void begin(EpochLength length);
   void load_count(EpochLength length);
   [[nodiscard]] bool complete_load();
+  EpochEnd record(EpochLength length);
   EpochEnd run(const EpochInputs* recorded);
   [[nodiscard]] Ran run_guest();
   [[nodiscard]] bool run_vcpu();
@@ -178,31 +198,45 @@ class DeterministicMachine::Impl {
   EpochTimes times_;
 
   std::atomic<bool> stop_ = false;
-  std::mutex runner_mutex_;
-  std::optional<pthread_t> runner_;  // guarded by runner_mutex_: the thread inside run_guest()
+  mutable std::mutex runner_mutex_;
+  std::optional<pthread_t> inside_;  // guarded by runner_mutex_: the thread inside run_guest()
 
+  std::atomic<bool> paused_ = true;
+  std::atomic<bool> park_requested_ = false;  // a guest that waits is not let wait any more
+  std::atomic<bool> overdue_ = false;         // the guest does not come to its epoch's end
+  bool free_ = false;      // the epochs' inputs and digests are nobody's
+  bool logging_ = false;   // KVM tells what is written
+  bool tracking_ = false;  // start_dirty_tracking() to stop_dirty_tracking()
+  bool digests_known_ = false;  // page_digests_ are those of the memory as it was when logging began, or since
+
+  std::mutex exit_mutex_;
+  std::condition_variable exited_;
+  std::optional<MachineExit> published_exit_;  // guarded by exit_mutex_
+  std::optional<Clock::time_point> first_entry_;  // guarded by runner_mutex_
+
+  FreeRunner runner_{[this] { return run_free_epoch(); }};
   bool listening_ = false;
   EventLoop io_;  // last: its thread offers to the gate, and so to the inbox
 };
 
 // --- Made ---
 
-void DeterministicMachine::Impl::create_vcpu(kvm::CpuidTable cpuid) {
+void DeterministicVm::create_vcpu(kvm::CpuidTable cpuid) {
   cpuid_ = std::move(cpuid);
   vcpu_ = std::make_unique<kvm::Vcpu>(vm_, 0, cpuid_);
   synced_ = vcpu_->sync_registers();
 }
 
-void DeterministicMachine::Impl::boot(const BootSource& source) {
+void DeterministicVm::boot(const BootSource& source) {
   const GuestAddress entry = boot::load_guest(config_, source, *memory_);
   create_vcpu(kvm::deterministic_cpuid(system_.supported_cpuid()));
   vcpu_->set_system_registers(boot::long_mode_system_registers(vcpu_->system_registers()));
   vcpu_->set_registers(boot::entry_registers(entry));
   (void)page_digests_.update(memory_->dirty().take());
-  start_tracking();
+  digests_known_ = true;
 }
 
-void DeterministicMachine::Impl::restore(ByteView bytes) {
+void DeterministicVm::restore(ByteView bytes) {
   ReceivedMessage message("deterministic machine state", bytes);
   message.read<schema::DeterministicState>([this](schema::DeterministicState::Reader state) {
     if (state.getVersion() != kStateVersion) {
@@ -223,16 +257,31 @@ void DeterministicMachine::Impl::restore(ByteView bytes) {
     devices_.restore(state);
     exit_ = read_exit(state.getExit());
   });
-  page_digests_.refresh();
-  start_tracking();
+  if (exit_) publish(*exit_);
 }
 
-void DeterministicMachine::Impl::start_tracking() {
+// --- What was written ---
+
+void DeterministicVm::log_writes() {
+  if (std::exchange(logging_, true)) return;
   vm_.start_logging();
-  (void)harvest();
 }
 
-std::vector<Gfn> DeterministicMachine::Impl::harvest() {
+void DeterministicVm::forget_writes() {
+  if (!std::exchange(logging_, false)) return;
+  (void)harvest();  // leaves the ring empty
+  vm_.stop_logging();
+}
+
+// Before the first epoch whose digest is asked for; of memory that nobody kept digests of, all of it is read.
+void DeterministicVm::know_digests() {
+  log_writes();
+  if (std::exchange(digests_known_, true)) return;
+  (void)harvest();
+  page_digests_.refresh();
+}
+
+std::vector<Gfn> DeterministicVm::harvest() {
   if (vm_.dirty_log() == DirtyLog::kBitmap) {
     vm_.harvest_bitmap();
   } else if (vcpu_->dirty_ring().harvest(vm_)) {
@@ -243,7 +292,13 @@ std::vector<Gfn> DeterministicMachine::Impl::harvest() {
 
 // --- An epoch ---
 
-EpochEnd DeterministicMachine::Impl::record_epoch(EpochLength length) {
+EpochEnd DeterministicVm::record_epoch(EpochLength length) {
+  POLLUX_ASSERT(paused_);
+  know_digests();
+  return record(length);
+}
+
+EpochEnd DeterministicVm::record(EpochLength length) {
   if (!std::exchange(listening_, true)) listen(backends_, input_, io_);
   devices_.perform_concurrently(options_.disks == DiskMode::kConcurrent);
   if (!under_way_) {
@@ -253,7 +308,9 @@ EpochEnd DeterministicMachine::Impl::record_epoch(EpochLength length) {
   return run(nullptr);
 }
 
-EpochEnd DeterministicMachine::Impl::replay_epoch(const EpochInputs& inputs) {
+EpochEnd DeterministicVm::replay_epoch(const EpochInputs& inputs) {
+  POLLUX_ASSERT(paused_);
+  know_digests();
   devices_.perform_concurrently(false);
   if (!under_way_) {
     environment_.replay(inputs.environment);
@@ -262,7 +319,7 @@ EpochEnd DeterministicMachine::Impl::replay_epoch(const EpochInputs& inputs) {
   return run(&inputs);
 }
 
-void DeterministicMachine::Impl::begin(EpochLength length) {
+void DeterministicVm::begin(EpochLength length) {
   POLLUX_ASSERT(!exit_);
   under_way_ = true;
   boundary_.reset();
@@ -277,7 +334,7 @@ void DeterministicMachine::Impl::begin(EpochLength length) {
   load_ = Load::kNone;
 }
 
-void DeterministicMachine::Impl::load_count(EpochLength length) {
+void DeterministicVm::load_count(EpochLength length) {
   if (load_ == Load::kPending) {
     auto& mmio = vcpu_->run_area().mmio;
     std::memcpy(mmio.data, &length.sites, sizeof mmio.data);
@@ -289,7 +346,7 @@ void DeterministicMachine::Impl::load_count(EpochLength length) {
 }
 
 // KVM finishes the instruction behind an access only on the next entry (Documentation/virt/kvm/api.rst, KVM_RUN).
-bool DeterministicMachine::Impl::complete_load() {
+bool DeterministicVm::complete_load() {
   vcpu_->deny_run();
   const kvm::Vcpu::Ran ran = vcpu_->run();
   vcpu_->allow_run();
@@ -298,7 +355,7 @@ bool DeterministicMachine::Impl::complete_load() {
   return false;
 }
 
-EpochEnd DeterministicMachine::Impl::run(const EpochInputs* recorded) {
+EpochEnd DeterministicVm::run(const EpochInputs* recorded) {
   EpochEnd end;
   end.number = epoch_;
   const Ran ran = run_guest();
@@ -311,11 +368,12 @@ EpochEnd DeterministicMachine::Impl::run(const EpochInputs* recorded) {
   return end;
 }
 
-DeterministicMachine::Impl::Ran DeterministicMachine::Impl::run_guest() {
+DeterministicVm::Ran DeterministicVm::run_guest() {
   kvm::accept_kicks();
   const auto set_runner = [this](std::optional<pthread_t> runner) {
     const std::lock_guard lock(runner_mutex_);
-    runner_ = runner;
+    inside_ = runner;
+    if (runner && !first_entry_) first_entry_ = Clock::now();
   };
   set_runner(::pthread_self());
   Ran ran = Ran::kBoundary;
@@ -335,7 +393,7 @@ DeterministicMachine::Impl::Ran DeterministicMachine::Impl::run_guest() {
 }
 
 // Up to the next exit. False: interrupt() was called.
-bool DeterministicMachine::Impl::run_vcpu() {
+bool DeterministicVm::run_vcpu() {
   // In this order: whoever sets stop_ afterwards denies it again.
   vcpu_->allow_run();
   if (stop_.exchange(false)) return false;
@@ -351,7 +409,7 @@ bool DeterministicMachine::Impl::run_vcpu() {
   return true;
 }
 
-void DeterministicMachine::Impl::handle_exit() {
+void DeterministicVm::handle_exit() {
   const kvm_run& area = vcpu_->run_area();
   switch (area.exit_reason) {
     case KVM_EXIT_MMIO: return handle_memory();
@@ -370,14 +428,18 @@ void DeterministicMachine::Impl::handle_exit() {
     case KVM_EXIT_SET_TPR: return;
     case KVM_EXIT_HLT: return end(ExitReason::kCrash, "the guest halted");
     case KVM_EXIT_SHUTDOWN: return end(ExitReason::kCrash, "triple fault");
+    case KVM_EXIT_FAIL_ENTRY:
+      return end(ExitReason::kHostFailed, fmt::format("entry failed, hardware reason {:#x}",
+                                                      area.fail_entry.hardware_entry_failure_reason));
     case KVM_EXIT_INTERNAL_ERROR:
-      return end(ExitReason::kCrash, fmt::format("KVM internal error {} at rip {:#x}", area.internal.suberror,
-                                                 vcpu_->registers().rip));
+      // An instruction that KVM cannot emulate is the guest's choice, and no other host would do better.
+      return end(area.internal.suberror == KVM_INTERNAL_ERROR_EMULATION ? ExitReason::kCrash : ExitReason::kHostFailed,
+                 fmt::format("KVM internal error {} at rip {:#x}", area.internal.suberror, vcpu_->registers().rip));
     default: return end(ExitReason::kCrash, fmt::format("unexpected exit {} of KVM", area.exit_reason));
   }
 }
 
-void DeterministicMachine::Impl::handle_memory() {
+void DeterministicVm::handle_memory() {
   auto& mmio = vcpu_->run_area().mmio;
   const MutableByteView data(reinterpret_cast<std::byte*>(mmio.data),
                              std::min<std::size_t>(mmio.len, sizeof mmio.data));
@@ -405,24 +467,24 @@ void DeterministicMachine::Impl::handle_memory() {
   if (environment_.excessive()) end(ExitReason::kCrash, "the guest asks for too many environment values");
 }
 
-void DeterministicMachine::Impl::end(ExitReason reason, std::string detail) {
+void DeterministicVm::end(ExitReason reason, std::string detail) {
   if (!exit_) exit_ = MachineExit{reason, std::move(detail)};
   boundary_ = EpochBoundary::kEnded;
 }
 
-void DeterministicMachine::Impl::interrupt() {
+void DeterministicVm::interrupt() {
   stop_ = true;
   vcpu_->deny_run();
   {
     const std::lock_guard lock(runner_mutex_);
-    if (runner_) ::pthread_kill(*runner_, kvm::kick_signal());
+    if (inside_) ::pthread_kill(*inside_, kvm::kick_signal());
   }
   inbox_.wake();
 }
 
 // --- Its end ---
 
-void DeterministicMachine::Impl::finish(const EpochInputs* recorded, EpochEnd& end) {
+void DeterministicVm::finish(const EpochInputs* recorded, EpochEnd& end) {
   const auto diverged = [&end](std::string how) {
     end.why = EpochEnd::Why::kDiverged;
     end.divergence = std::move(how);
@@ -456,12 +518,13 @@ void DeterministicMachine::Impl::finish(const EpochInputs* recorded, EpochEnd& e
   if (end.why == EpochEnd::Why::kDiverged) return;
   end.inputs = std::move(inputs);
   end.output = output_.take_emitted();
-  end.digest = digest();
+  if (!free_) end.digest = digest();
   under_way_ = false;
   ++epoch_.value;
+  if (exit_) publish(*exit_);
 }
 
-void DeterministicMachine::Impl::gather(EpochInputs& inputs) {
+void DeterministicVm::gather(EpochInputs& inputs) {
   for (;;) {
     inputs.clock = environment_.host_clock();
     if (inputs.boundary == EpochBoundary::kEnded) return;
@@ -472,7 +535,7 @@ void DeterministicMachine::Impl::gather(EpochInputs& inputs) {
     const bool due = timer != 0 && timer <= now;
     const bool waits = inputs.boundary == EpochBoundary::kWaited && may_block();
     if (!waits || due || !inputs.completions.empty() || !inputs.arrivals.empty()) return;
-    if (stop_.exchange(false)) return;
+    if (park_requested_ || stop_.exchange(false)) return;
     constexpr std::uint64_t kHour = 3'600'000'000'000;
     std::optional<std::chrono::nanoseconds> limit;
     if (timer != 0) limit = std::chrono::nanoseconds(std::min(timer - now, kHour));
@@ -482,11 +545,11 @@ void DeterministicMachine::Impl::gather(EpochInputs& inputs) {
 }
 
 // A guest that waits is let wait only if nobody could be waiting for what it did, and it has seen everything.
-bool DeterministicMachine::Impl::may_block() const {
+bool DeterministicVm::may_block() const {
   return !output_.emitted() && !devices_.events_raised() && !epoch_device_.events_waiting();
 }
 
-void DeterministicMachine::Impl::deliver(const EpochInputs& inputs, EpochEnd& end) {
+void DeterministicVm::deliver(const EpochInputs& inputs, EpochEnd& end) {
   const Timed timed(times_.serve);
   environment_.see_clock(inputs.clock);
   if (*boundary_ == EpochBoundary::kEnded) return;
@@ -505,7 +568,7 @@ void DeterministicMachine::Impl::deliver(const EpochInputs& inputs, EpochEnd& en
   raise_events(inputs.clock);
 }
 
-void DeterministicMachine::Impl::raise_events(std::chrono::nanoseconds clock) {
+void DeterministicVm::raise_events(std::chrono::nanoseconds clock) {
   events_ |= devices_.take_events();
   if (epoch_device_.take_timer(clock)) events_ |= guest_abi::kTimerEvent;
   if (events_ == 0 || !epoch_device_.raise(events_)) return;
@@ -513,7 +576,7 @@ void DeterministicMachine::Impl::raise_events(std::chrono::nanoseconds clock) {
   if (registers().rflags & kInterruptFlag) interrupt_pending_ = true;
 }
 
-EpochDigest DeterministicMachine::Impl::digest() {
+EpochDigest DeterministicVm::digest() {
   std::vector<Gfn> dirty;
   {
     const Timed timed(times_.harvest);
@@ -533,12 +596,12 @@ EpochDigest DeterministicMachine::Impl::digest() {
   return digest;
 }
 
-kvm_regs DeterministicMachine::Impl::registers() const {
+kvm_regs DeterministicVm::registers() const {
   return synced_ ? vcpu_->synced().regs : vcpu_->registers();
 }
 
 // As they are while the access that ends the epoch is not completed.
-Digest DeterministicMachine::Impl::register_digest() {
+Digest DeterministicVm::register_digest() {
   struct {
     kvm_regs general;
     std::array<std::uint64_t, 17> system;
@@ -554,18 +617,18 @@ Digest DeterministicMachine::Impl::register_digest() {
 
 // --- Between epochs ---
 
-void DeterministicMachine::Impl::promote() {
+void DeterministicVm::promote() {
   POLLUX_ASSERT(!under_way_);
   devices_.make_uncertain();
 }
 
-void DeterministicMachine::Impl::announce() {
-  POLLUX_ASSERT(!under_way_);
+void DeterministicVm::announce() {
+  POLLUX_ASSERT(paused_ && !under_way_);
   for (const auto& [nic, frame] : devices_.announcements()) (void)output_.transmit(nic, frame);
 }
 
-Bytes DeterministicMachine::Impl::save() {
-  POLLUX_ASSERT(!under_way_);
+Bytes DeterministicVm::save() {
+  POLLUX_ASSERT(paused_ && !under_way_);
   if (load_ == Load::kPending && !exit_) {
     if (!complete_load()) throw Error("save machine: " + exit_->detail);
     load_ = Load::kCompleted;
@@ -588,6 +651,95 @@ Bytes DeterministicMachine::Impl::save() {
   return to_bytes(message);
 }
 
+// --- Running freely ---
+
+void DeterministicVm::resume() {
+  POLLUX_ASSERT(paused_ && !under_way_);
+  free_ = true;
+  digests_known_ = false;
+  if (!tracking_) forget_writes();
+  paused_ = false;
+  park_requested_ = false;
+  runner_.unpark();
+}
+
+void DeterministicVm::pause() {
+  POLLUX_ASSERT(!paused_);
+  runner_.request_park();
+  park_requested_ = true;
+  inbox_.wake();
+  if (!runner_.wait_parked(kMaxEpochTime)) {
+    overdue_ = true;
+    interrupt();
+    while (!runner_.wait_parked(kMaxEpochTime)) {  // a disk that hangs
+    }
+  }
+  free_ = false;
+  paused_ = true;
+}
+
+// On the runner's thread. False: the machine ended.
+bool DeterministicVm::run_free_epoch() {
+  try {
+    while (!exit_ && !is_exit_published()) {
+      if (record(options_.epoch_length).why != EpochEnd::Why::kStopped) return true;
+      if (overdue_) end(ExitReason::kCrash, "the guest does not end its epochs");
+    }
+  } catch (const std::exception& error) {
+    publish({ExitReason::kHostFailed, error.what()});
+  }
+  return false;
+}
+
+void DeterministicVm::publish(MachineExit exit) {
+  const std::lock_guard lock(exit_mutex_);
+  if (published_exit_) return;
+  published_exit_ = std::move(exit);
+  exited_.notify_all();
+}
+
+bool DeterministicVm::is_exit_published() {
+  const std::lock_guard lock(exit_mutex_);
+  return published_exit_.has_value();
+}
+
+std::optional<MachineExit> DeterministicVm::wait_for_exit(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(exit_mutex_);
+  exited_.wait_for(lock, timeout, [this] { return published_exit_.has_value(); });
+  return published_exit_;
+}
+
+void DeterministicVm::request_exit() {
+  publish({ExitReason::kRequested, ""});
+  inbox_.wake();
+}
+
+std::optional<Clock::time_point> DeterministicVm::first_entry() const {
+  const std::lock_guard lock(runner_mutex_);
+  return first_entry_;
+}
+
+void DeterministicVm::start_dirty_tracking() {
+  POLLUX_ASSERT(paused_);
+  log_writes();
+  (void)harvest();
+  tracking_ = true;
+}
+
+void DeterministicVm::stop_dirty_tracking() {
+  POLLUX_ASSERT(paused_);
+  tracking_ = false;
+  forget_writes();
+  digests_known_ = false;
+}
+
+std::vector<Gfn> DeterministicVm::harvest_dirty_pages() {
+  POLLUX_ASSERT(paused_);
+  return harvest();
+}
+
+}  // namespace
+
 // --- The class ---
 
 std::unique_ptr<DeterministicMachine> DeterministicMachine::boot(const MachineConfig& config,
@@ -595,10 +747,10 @@ std::unique_ptr<DeterministicMachine> DeterministicMachine::boot(const MachineCo
                                                                  InputGate& input, OutputGate& output,
                                                                  const DeterministicOptions& options) {
   check_usable(config, backends);
-  auto impl = std::make_unique<Impl>(config, std::make_unique<GuestMemory>(config.memory_bytes), backends, input,
+  auto machine = std::make_unique<DeterministicVm>(config, std::make_unique<GuestMemory>(config.memory_bytes), backends, input,
                                      output, options);
-  impl->boot(source);
-  return std::make_unique<DeterministicMachine>(std::move(impl));
+  machine->boot(source);
+  return machine;
 }
 
 std::unique_ptr<DeterministicMachine> DeterministicMachine::restore(
@@ -608,24 +760,9 @@ std::unique_ptr<DeterministicMachine> DeterministicMachine::restore(
   if (memory->size() != config.memory_bytes) {
     throw Error("deterministic machine state: its memory has another size");
   }
-  auto impl = std::make_unique<Impl>(config, std::move(memory), backends, input, output, options);
-  impl->restore(state);
-  return std::make_unique<DeterministicMachine>(std::move(impl));
+  auto machine = std::make_unique<DeterministicVm>(config, std::move(memory), backends, input, output, options);
+  machine->restore(state);
+  return machine;
 }
-
-DeterministicMachine::DeterministicMachine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-DeterministicMachine::~DeterministicMachine() = default;
-
-const MachineConfig& DeterministicMachine::config() const { return impl_->config(); }
-GuestMemory& DeterministicMachine::memory() { return impl_->memory(); }
-DirtyLog DeterministicMachine::dirty_log() const { return impl_->dirty_log(); }
-EpochNumber DeterministicMachine::epoch() const { return impl_->epoch(); }
-const std::optional<MachineExit>& DeterministicMachine::exit() const { return impl_->exit(); }
-EpochEnd DeterministicMachine::record_epoch(EpochLength length) { return impl_->record_epoch(length); }
-EpochEnd DeterministicMachine::replay_epoch(const EpochInputs& inputs) { return impl_->replay_epoch(inputs); }
-void DeterministicMachine::interrupt() { impl_->interrupt(); }
-void DeterministicMachine::promote() { impl_->promote(); }
-void DeterministicMachine::announce() { impl_->announce(); }
-Bytes DeterministicMachine::save() { return impl_->save(); }
 
 }  // namespace pollux::vmm

@@ -6,7 +6,14 @@
 // repeats what another machine (or itself, earlier) did. Requests to devices are served, completions and arrivals
 // delivered, and interrupts queued only between two epochs.
 //
+// As every machine it also runs freely (resume() to pause()): then the epochs follow each other on a thread of its own,
+// their inputs are forgotten, and a pause comes at an epoch's end.
+//
 // It knows nothing of replication.
+//
+// Threads: the caller of record_epoch() or replay_epoch(), or the FreeRunner's, runs the vCPU and has everything of the
+// machine meanwhile; one I/O thread receives frames and console input into the Inbox; one for each disk performs its
+// requests. Public functions are for one controlling thread, except interrupt(), request_exit() and wait_for_exit().
 #pragma once
 
 #include <chrono>
@@ -33,6 +40,7 @@ enum class DiskMode {
 struct DeterministicOptions {
   std::optional<DirtyLog> dirty_log;  // nothing: what is faster for small epochs, where KVM has it
   DiskMode disks = DiskMode::kConcurrent;
+  EpochLength epoch_length;  // while it runs freely
 };
 
 // Where an epoch's time went.
@@ -61,8 +69,12 @@ struct EpochEnd {
   EpochTimes times;
 };
 
-class DeterministicMachine {
+class DeterministicMachine : public Machine {
  public:
+  // A guest that does not come to its epoch's end within this time of a pause ends the machine: it was not built with
+  // the counter, or goes around it.
+  static constexpr std::chrono::seconds kMaxEpochTime{10};
+
   // Both throw UsageError for a bad kernel, initrd or config (more than one vCPU, too), Error when KVM refuses.
   static std::unique_ptr<DeterministicMachine> boot(const MachineConfig& config, const BootSource& source,
                                                     Backends& backends, InputGate& input, OutputGate& output,
@@ -72,40 +84,27 @@ class DeterministicMachine {
                                                        std::unique_ptr<GuestMemory> memory, ByteView state,
                                                        Backends& backends, InputGate& input, OutputGate& output,
                                                        const DeterministicOptions& options = {});
-  ~DeterministicMachine();
 
-  [[nodiscard]] const MachineConfig& config() const;
-  [[nodiscard]] GuestMemory& memory();
-  [[nodiscard]] DirtyLog dirty_log() const;
+  // The rest is only for a machine that is paused.
+
   // The epoch that runs next, or is under way.
-  [[nodiscard]] EpochNumber epoch() const;
+  [[nodiscard]] virtual EpochNumber epoch() const = 0;
   // How the machine ended, if it did; then no epoch runs any more.
-  [[nodiscard]] const std::optional<MachineExit>& exit() const;
+  [[nodiscard]] virtual const std::optional<MachineExit>& exit() const = 0;
 
-  // Both run to the end of the epoch, one thread at a time. Throw Error when KVM fails.
+  // Both run to the end of the epoch, on the calling thread. Throw Error when KVM fails.
   //
   // With inputs of this host. From the first call on, what the backends receive is the machine's.
-  EpochEnd record_epoch(EpochLength length);
+  virtual EpochEnd record_epoch(EpochLength length) = 0;
   // With these inputs. An epoch that was stopped must be continued with the same ones.
-  EpochEnd replay_epoch(const EpochInputs& inputs);
+  virtual EpochEnd replay_epoch(const EpochInputs& inputs) = 0;
   // From any thread: the call under way, or the next one, returns soon. A guest that waits has its epoch ended; one
   // that computes is stopped in the midst of it.
-  void interrupt();
+  virtual void interrupt() = 0;
 
-  // Only between two epochs.
-  // From here on this machine records, after it has repeated: every disk request it has outstanding will be answered as
-  // uncertain in the next epoch.
-  void promote();
-  // Tells the network, through the output gate, that this machine's NICs are now here.
-  void announce();
-  // Everything but RAM: the encoded, versioned state. Waits for outstanding disk requests.
-  Bytes save();
-
-  class Impl;
-  explicit DeterministicMachine(std::unique_ptr<Impl> impl);
-
- private:
-  std::unique_ptr<Impl> impl_;
+  // Only between two epochs: from here on this machine records, after it has repeated: every disk request it has
+  // outstanding will be answered as uncertain in the next epoch.
+  virtual void promote() = 0;
 };
 
 }  // namespace pollux::vmm

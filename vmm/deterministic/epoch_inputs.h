@@ -10,6 +10,7 @@
 #include "base/bytes.h"
 #include "vmm/devices/virtio/virtio_block.h"
 #include "vmm/gates/input_gate.h"
+#include "vmm/machine/machine_config.h"
 
 namespace pollux::vmm {
 
@@ -17,12 +18,6 @@ namespace pollux::vmm {
 struct EpochNumber {
   std::uint64_t value = 0;
   auto operator<=>(const EpochNumber&) const = default;
-};
-
-// How long an epoch is at most: the count its guest starts it with (vmm/guest/abi.h).
-struct EpochLength {
-  std::uint64_t sites = 0;
-  auto operator<=>(const EpochLength&) const = default;
 };
 
 enum class EpochBoundary : std::uint8_t {

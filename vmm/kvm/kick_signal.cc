@@ -11,7 +11,7 @@ namespace pollux::vmm::kvm {
 
 int kick_signal() { return SIGRTMIN; }
 
-void accept_kicks() {
+void install_kick_handler() {
   static std::once_flag once;
   std::call_once(once, [] {
     struct sigaction action {};
@@ -19,6 +19,18 @@ void accept_kicks() {
     ::sigemptyset(&action.sa_mask);
     POLLUX_ASSERT(::sigaction(kick_signal(), &action, nullptr) == 0);
   });
+}
+
+void accept_only_kicks() {
+  install_kick_handler();
+  sigset_t others;
+  ::sigfillset(&others);
+  ::sigdelset(&others, kick_signal());
+  ::pthread_sigmask(SIG_SETMASK, &others, nullptr);
+}
+
+void accept_kicks() {
+  install_kick_handler();
   sigset_t kick;
   ::sigemptyset(&kick);
   ::sigaddset(&kick, kick_signal());
