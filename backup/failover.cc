@@ -1,4 +1,5 @@
 #include "backup/failover.h"
+#include "vmm/make_machine.h"
 
 #include <fmt/format.h>
 
@@ -21,13 +22,13 @@ void rehearse_restore(const vmm::MachineConfig& config, ByteView state, vmm::Bac
   vmm::PassThroughInput input;
   vmm::PassThroughOutput output(backends);
   // Never resumed: it listens to no backend, and its memory, which nothing touches, is never allocated.
-  (void)vmm::Machine::restore(config, std::make_unique<vmm::GuestMemory>(config.memory_bytes), state, backends, input,
+  (void)vmm::restore_machine(config, std::make_unique<vmm::GuestMemory>(config.memory_bytes), state, backends, input,
                               output);
 }
 
 std::unique_ptr<vmm::Machine> Promotion::restore(vmm::Backends& backends, vmm::InputGate& input,
                                                  PromotedOutput& output) {
-  auto machine = vmm::Machine::restore(config, std::move(memory), state, backends, input, output);
+  auto machine = vmm::restore_machine(config, std::move(memory), state, backends, input, output);
   timeline.promoted = std::chrono::steady_clock::now();
   machine->announce();
   output.watch_for_first_frame();

@@ -4,9 +4,13 @@
 
 #include "base/error.h"
 #include "cli/config_file.h"
+#include "vmm/make_machine.h"
 
 namespace pollux::cli {
 namespace {
+
+constexpr std::uint64_t kMinEpochLength = 1'000;
+constexpr std::uint64_t kMaxEpochLength = 1'000'000;
 
 // Locally administered, "POLUX" in the rest, and the NIC's number: stable, so that a restarted guest keeps its name.
 vmm::MacAddress default_mac(std::size_t index) {
@@ -16,6 +20,10 @@ vmm::MacAddress default_mac(std::size_t index) {
 }  // namespace
 
 void MachineOptions::add_to(CLI::App& app) {
+  app.add_option("--profile", profile_, "standard: a PC, for any guest; deterministic: for guests made with vmm/guest")
+      ->capture_default_str();
+  app.add_option("--epoch-length", epoch_length_, "of a deterministic machine, in counted sites, 1000 to 1000000 (100000)")
+      ->type_name("N");
   app.add_option("--kernel", kernel_, "Linux bzImage, or an ELF64 kernel")->required()->type_name("PATH");
   app.add_option("--initrd", initrd_, "initial RAM disk")->type_name("PATH");
   app.add_option("--cmdline", command_line_, "kernel command line")->capture_default_str();
@@ -32,6 +40,7 @@ void MachineOptions::check() const {
     throw UsageError("--memory " + memory_ + ": expected at least 16M, a multiple of 4K");
   }
   if (vcpus_ < 1 || vcpus_ > vmm::kMaxVcpus) throw UsageError("--cpus " + std::to_string(vcpus_) + ": expected 1 to 8");
+  check_profile();
   (void)machine_options();
   (void)host_.disks();
   (void)host_.nets();
@@ -40,7 +49,7 @@ void MachineOptions::check() const {
 std::unique_ptr<vmm::Machine> MachineOptions::boot(vmm::Backends& backends, vmm::InputGate& input,
                                                    vmm::OutputGate& output) const {
   try {
-    return vmm::Machine::boot(config(backends), {kernel_, initrd_, command_line_}, backends, input, output,
+    return vmm::boot_machine(config(backends), {kernel_, initrd_, command_line_}, backends, input, output,
                               machine_options());
   } catch (const UsageError& error) {
     // The loader calls things by their names, which are the options' too.
@@ -56,6 +65,7 @@ vmm::MachineConfig MachineOptions::config(vmm::Backends& backends) const {
   vmm::MachineConfig config;
   config.memory_bytes = parse_size("--memory", memory_);
   config.vcpus = vcpus_;
+  config.profile = profile();
   for (std::uint32_t i = 0; i < backends.disk_count(); ++i) {
     config.disks.push_back({backends.disk({i}).size(), backends.disk({i}).read_only()});
   }
@@ -63,11 +73,33 @@ vmm::MachineConfig MachineOptions::config(vmm::Backends& backends) const {
   return config;
 }
 
+vmm::MachineProfile MachineOptions::profile() const {
+  if (profile_ == "standard") return vmm::MachineProfile::kStandard;
+  if (profile_ == "deterministic") return vmm::MachineProfile::kDeterministic;
+  throw UsageError("--profile " + profile_ + ": expected standard or deterministic");
+}
+
+void MachineOptions::check_profile() const {
+  if (profile() == vmm::MachineProfile::kStandard) {
+    if (epoch_length_ != 0) throw UsageError("--epoch-length: only with --profile deterministic");
+    return;
+  }
+  if (vcpus_ != 1) throw UsageError("--cpus " + std::to_string(vcpus_) + ": a deterministic machine has one");
+  if (!initrd_.empty()) throw UsageError("--initrd: guests of a deterministic machine take none");
+  if (epoch_length_ != 0 && (epoch_length_ < kMinEpochLength || epoch_length_ > kMaxEpochLength)) {
+    throw UsageError("--epoch-length " + std::to_string(epoch_length_) + ": expected 1000 to 1000000");
+  }
+}
+
 vmm::MachineOptions MachineOptions::machine_options() const {
-  if (dirty_log_ == "auto") return {};
-  if (dirty_log_ == "ring") return {vmm::DirtyLog::kRing};
-  if (dirty_log_ == "bitmap") return {vmm::DirtyLog::kBitmap};
-  throw UsageError("--dirty-log " + dirty_log_ + ": expected ring, bitmap or auto");
+  vmm::MachineOptions options;
+  if (epoch_length_ != 0) options.epoch_length = {epoch_length_};
+  if (dirty_log_ == "auto") return options;
+  if (dirty_log_ != "ring" && dirty_log_ != "bitmap") {
+    throw UsageError("--dirty-log " + dirty_log_ + ": expected ring, bitmap or auto");
+  }
+  options.dirty_log = dirty_log_ == "ring" ? vmm::DirtyLog::kRing : vmm::DirtyLog::kBitmap;
+  return options;
 }
 
 }  // namespace pollux::cli

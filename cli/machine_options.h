@@ -4,7 +4,7 @@
 #include <string>
 
 #include "cli/host_options.h"
-#include "vmm/machine/machine.h"
+#include "vmm/make_machine.h"
 
 namespace pollux::cli {
 
@@ -22,6 +22,8 @@ class MachineOptions {
  private:
   [[nodiscard]] vmm::MachineConfig config(vmm::Backends& backends) const;
   [[nodiscard]] vmm::MachineOptions machine_options() const;
+  [[nodiscard]] vmm::MachineProfile profile() const;
+  void check_profile() const;
 
   HostOptions host_;
   std::string kernel_;
@@ -30,6 +32,8 @@ class MachineOptions {
   std::string memory_ = "256M";
   unsigned vcpus_ = 1;
   std::string dirty_log_ = "auto";
+  std::string profile_ = "standard";
+  std::uint64_t epoch_length_ = 0;  // 0: not given
 };
 
 }  // namespace pollux::cli

@@ -24,6 +24,8 @@
 #include "primary/statistics.h"
 #include "protocol/claim.h"
 #include "protocol/link/link.h"
+#include "vmm/gates/output_gate.h"
+#include "vmm/machine/backends.h"
 #include "vmm/machine/machine.h"
 
 namespace pollux::primary {

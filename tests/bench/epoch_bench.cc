@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "primary/primary.h"
 #include "tests/support/test_machine.h"
+#include "vmm/make_machine.h"
 
 namespace pollux {
 namespace {
@@ -79,7 +80,7 @@ Row measure(std::uint64_t pages, std::uint64_t epochs) {
     primary.stop();
   });
   (void)primary.run(primary_key, *primary_side, [&](vmm::OutputGate& output) {
-    auto machine = vmm::Machine::boot(testing::page_writer_config(kMemory), testing::page_writer_source(), *primary_side,
+    auto machine = vmm::boot_machine(testing::page_writer_config(kMemory), testing::page_writer_source(), *primary_side,
                                       input, output);
     row.memcpy_us = memcpy_us(machine->memory(), pages);
     testing::PageWriter(machine->memory()).request(guests::WriterMode::kCycle, pages);

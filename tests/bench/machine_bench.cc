@@ -28,7 +28,7 @@ double median(std::vector<double> times) {
 }
 
 void measure(vmm::DirtyLog log, std::uint64_t pages) {
-  testing::TestMachine test(kMemory, {log});
+  testing::TestMachine test(kMemory, {.dirty_log = log, .epoch_length = {}});
   vmm::Machine& machine = test.machine();
   machine.start_dirty_tracking();
   machine.resume();

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "vmm/gates/pass_through.h"
 #include "vmm/machine/machine.h"
+#include "vmm/make_machine.h"
 
 namespace pollux {
 namespace {
@@ -69,7 +70,7 @@ std::unique_ptr<vmm::Machine> move_machine(std::unique_ptr<vmm::Machine> machine
   const vmm::MachineConfig config = machine->config();
   machine.reset();
   start = Clock::now();
-  machine = vmm::Machine::restore(config, std::move(memory), state, backends, input, output);
+  machine = vmm::restore_machine(config, std::move(memory), state, backends, input, output);
   fmt::print(stderr, "moved: pause {} us, save {} us ({} bytes), restore {} us\n", pause_us, save_us,
              state.size(), microseconds_since(start));
   machine->resume();
@@ -89,7 +90,7 @@ int run(const Arguments& arguments) {
   config.vcpus = arguments.vcpus;
   vmm::PassThroughInput input;
   vmm::PassThroughOutput output(backends);
-  auto machine = vmm::Machine::boot(config, arguments.source, backends, input, output);
+  auto machine = vmm::boot_machine(config, arguments.source, backends, input, output);
   machine->resume();
   for (int move = 0;; ++move) {
     const auto time = move < arguments.moves ? arguments.interval : milliseconds(600'000);

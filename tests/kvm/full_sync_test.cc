@@ -16,6 +16,7 @@
 #include "tests/support/controlled_image.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/test_machine.h"
+#include "vmm/make_machine.h"
 
 namespace pollux::testing {
 namespace {
@@ -56,7 +57,7 @@ struct HostDisk {
 std::unique_ptr<vmm::Machine> boot(vmm::Backends& backends, vmm::InputGate& input, vmm::OutputGate& output) {
   vmm::MachineConfig config = page_writer_config(kMemoryBytes);
   config.disks.push_back({kDiskBytes, false});
-  return vmm::Machine::boot(config, page_writer_source(), backends, input, output);
+  return vmm::boot_machine(config, page_writer_source(), backends, input, output);
 }
 
 class FullSyncTest : public ::testing::Test {

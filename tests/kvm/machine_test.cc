@@ -27,7 +27,7 @@ class OnKvm : public ::testing::TestWithParam<DirtyLog> {
   void SetUp() override {
     if (const std::string why = why_no_kvm(); !why.empty()) GTEST_SKIP() << why;
   }
-  static vmm::MachineOptions options() { return {GetParam()}; }
+  static vmm::MachineOptions options() { return {.dirty_log = GetParam(), .epoch_length = {}}; }
 };
 
 INSTANTIATE_TEST_SUITE_P(DirtyLogs, OnKvm, ::testing::Values(DirtyLog::kRing, DirtyLog::kBitmap),

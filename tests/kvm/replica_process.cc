@@ -26,6 +26,7 @@
 #include "primary/primary.h"
 #include "protocol/arbiter/arbiter.h"
 #include "tests/support/test_machine.h"
+#include "vmm/make_machine.h"
 
 namespace pollux::testing {
 namespace {
@@ -66,7 +67,7 @@ class Replica {
     primary::PrimaryOptions options = primary_options();
     options.listener = std::make_shared<protocol::Listener>(own_, key_, std::vector{peer_});
     run(std::move(options), [&](vmm::OutputGate& gate) {
-      auto machine = vmm::Machine::boot(page_writer_config(memory_mib << 20), page_writer_source(), *backends_, input_, gate);
+      auto machine = vmm::boot_machine(page_writer_config(memory_mib << 20), page_writer_source(), *backends_, input_, gate);
       PageWriter(machine->memory()).request(guests::WriterMode::kMix, pages, seed, steps);
       return machine;
     });

@@ -16,6 +16,7 @@
 #include "primary/epoch_engine.h"
 #include "primary/primary.h"
 #include "tests/support/test_machine.h"
+#include "vmm/make_machine.h"
 
 int main(int argc, char** argv) {
   using namespace pollux;
@@ -67,7 +68,7 @@ int main(int argc, char** argv) {
       std::fflush(stdout);
     }).detach();
     (void)primary.run(key, *backends, [&](vmm::OutputGate& output) {
-      auto made = vmm::Machine::boot(testing::page_writer_config(number(4) << 20), testing::page_writer_source(),
+      auto made = vmm::boot_machine(testing::page_writer_config(number(4) << 20), testing::page_writer_source(),
                                      *backends, input, output);
       machine = made.get();
       return made;

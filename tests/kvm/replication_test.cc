@@ -22,6 +22,7 @@
 #include "primary/primary.h"
 #include "protocol/session/keys.h"
 #include "tests/support/test_machine.h"
+#include "vmm/make_machine.h"
 
 namespace pollux::testing {
 namespace {
@@ -199,7 +200,7 @@ TEST_F(Replication, ABackupTakesOverFromAHostWhoseKvmFails) {
   vmm::PassThroughInput input;
   std::thread saboteur;
   const auto make_machine = [&](vmm::OutputGate& output) {
-    auto machine = vmm::Machine::boot(page_writer_config(kMemoryMib << 20), page_writer_source(), *backends, input, output);
+    auto machine = vmm::boot_machine(page_writer_config(kMemoryMib << 20), page_writer_source(), *backends, input, output);
     saboteur = std::thread([&memory = std::as_const(machine->memory()), &primary] {
       EXPECT_TRUE(eventually([&] { return primary.statistics().summary().committed.value > 0; }));
       take_away_page(memory, vmm::GuestAddress{guests::kArenaAddress} + 5 * kPageSize);

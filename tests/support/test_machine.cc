@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "vmm/make_machine.h"
 
 namespace pollux::testing {
 
@@ -85,13 +86,13 @@ std::uint64_t PageWriter::checksum() const { return load(memory_, offsetof(Write
 TestMachine::TestMachine(std::uint64_t memory_bytes, vmm::MachineOptions options)
     : backends_(no_backends()),
       output_(*backends_),
-      machine_(vmm::Machine::boot(page_writer_config(memory_bytes), page_writer_source(), *backends_, input_, output_,
+      machine_(vmm::boot_machine(page_writer_config(memory_bytes), page_writer_source(), *backends_, input_, output_,
                                   options)) {}
 
 TestMachine::TestMachine(std::unique_ptr<vmm::GuestMemory> memory, ByteView state, vmm::MachineOptions options)
     : backends_(no_backends()), output_(*backends_) {
   const vmm::MachineConfig config = page_writer_config(memory->size());
-  machine_ = vmm::Machine::restore(config, std::move(memory), state, *backends_, input_, output_, options);
+  machine_ = vmm::restore_machine(config, std::move(memory), state, *backends_, input_, output_, options);
 }
 
 guests::WriterControl* writer_control(const vmm::GuestMemory& memory) {

@@ -8,7 +8,7 @@
 
 #include "tests/guests/page_writer.h"
 #include "vmm/gates/pass_through.h"
-#include "vmm/machine/machine.h"
+#include "vmm/make_machine.h"
 
 namespace pollux::testing {
 

@@ -70,7 +70,36 @@ void adjust_entry(kvm_cpuid_entry2& entry, std::uint32_t vcpus, bool tsc_deadlin
   }
 }
 
+void remove_nondeterminism(kvm_cpuid_entry2& entry) {
+  switch (entry.function) {
+    case 0x1:  // MONITOR, x2APIC, TSC deadline, RDRAND, hypervisor; APIC
+      entry.ecx &= ~(bit(3) | bit(21) | bit(24) | bit(30) | bit(31));
+      entry.edx &= ~bit(9);
+      break;
+    case 0x6:  // thermal and power management
+    case 0x15:
+    case 0x16: entry.eax = entry.ebx = entry.ecx = entry.edx = 0; break;  // frequencies
+    case 0x7:
+      if (entry.index != 0) break;
+      entry.ebx &= ~(bit(4) | bit(11) | bit(18));  // HLE, RTM, RDSEED
+      entry.ecx &= ~(bit(5) | bit(22));            // WAITPKG, RDPID
+      break;
+    case 0x8000'0001: entry.edx &= ~bit(27); break;  // RDTSCP
+    case 0x8000'0007: entry.edx &= ~bit(8); break;   // invariant TSC
+    default: break;
+  }
+}
+
 }  // namespace
+
+CpuidTable deterministic_cpuid(CpuidTable supported) {
+  CpuidTable table = machine_cpuid(std::move(supported), 1, false);
+  std::erase_if(table, [](const kvm_cpuid_entry2& entry) {
+    return entry.function >= 0x4000'0000 && entry.function < 0x5000'0000;
+  });
+  for (kvm_cpuid_entry2& entry : table) remove_nondeterminism(entry);
+  return table;
+}
 
 CpuidTable machine_cpuid(CpuidTable table, std::uint32_t vcpus, bool tsc_deadline) {
   for (kvm_cpuid_entry2& entry : table) adjust_entry(entry, vcpus, tsc_deadline);

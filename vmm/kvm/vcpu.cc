@@ -78,6 +78,20 @@ Vcpu::Ran Vcpu::run() {
 void Vcpu::deny_run() { __atomic_store_n(&run_area().immediate_exit, std::uint8_t{1}, __ATOMIC_SEQ_CST); }
 void Vcpu::allow_run() { __atomic_store_n(&run_area().immediate_exit, std::uint8_t{0}, __ATOMIC_SEQ_CST); }
 
+bool Vcpu::sync_registers() {
+  constexpr std::uint64_t kWanted = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+  const auto able = static_cast<std::uint64_t>(vm_.system().capability(KVM_CAP_SYNC_REGS));
+  if ((able & kWanted) != kWanted) return false;
+  run_area().kvm_valid_regs = kWanted;
+  return true;
+}
+
+void Vcpu::interrupt(std::uint8_t vector) const {
+  kvm_interrupt interrupt{};
+  interrupt.irq = vector;
+  checked_ioctl(fd_, KVM_INTERRUPT, "KVM_INTERRUPT", &interrupt);
+}
+
 void Vcpu::set_registers(const kvm_regs& registers) const {
   checked_ioctl(fd_, KVM_SET_REGS, "KVM_SET_REGS", &registers);
 }
@@ -95,6 +109,12 @@ void Vcpu::set_system_registers(const kvm_sregs2& registers) const {
 kvm_sregs2 Vcpu::system_registers() const {
   kvm_sregs2 registers{};
   checked_ioctl(fd_, KVM_GET_SREGS2, "KVM_GET_SREGS2", &registers);
+  return registers;
+}
+
+kvm_sregs Vcpu::basic_system_registers() const {
+  kvm_sregs registers{};
+  checked_ioctl(fd_, KVM_GET_SREGS, "KVM_GET_SREGS", &registers);
   return registers;
 }
 
@@ -157,7 +177,7 @@ const VcpuState& Vcpu::capture() {
   checked_ioctl(fd_, KVM_GET_SREGS2, "KVM_GET_SREGS2", &state_.system_registers);
   checked_ioctl(fd_, KVM_GET_XCRS, "KVM_GET_XCRS", &state_.extended_control);
   checked_ioctl(fd_, KVM_GET_DEBUGREGS, "KVM_GET_DEBUGREGS", &state_.debug);
-  checked_ioctl(fd_, KVM_GET_LAPIC, "KVM_GET_LAPIC", &state_.lapic);
+  if (vm_.has_irqchip()) checked_ioctl(fd_, KVM_GET_LAPIC, "KVM_GET_LAPIC", &state_.lapic);
   if (xsave2_) {
     checked_ioctl(fd_, KVM_GET_XSAVE2, "KVM_GET_XSAVE2", state_.xsave.data());
   } else {
@@ -202,7 +222,7 @@ void Vcpu::restore(const VcpuState& state, std::uint64_t elapsed_ns) {
   checked_ioctl(fd_, KVM_SET_XSAVE, "KVM_SET_XSAVE", xsave.data());
   checked_ioctl(fd_, KVM_SET_DEBUGREGS, "KVM_SET_DEBUGREGS", &state.debug);
   restore_msrs(state, elapsed_ns);
-  checked_ioctl(fd_, KVM_SET_LAPIC, "KVM_SET_LAPIC", &state.lapic);
+  if (vm_.has_irqchip()) checked_ioctl(fd_, KVM_SET_LAPIC, "KVM_SET_LAPIC", &state.lapic);
   const auto deadline = std::find_if(state.msrs.begin(), state.msrs.end(), [](const kvm_msr_entry& entry) {
     return entry.index == msr::kTscDeadline;
   });

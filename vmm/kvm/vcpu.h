@@ -21,7 +21,7 @@ struct VcpuState {
   kvm_sregs2 system_registers{};
   kvm_xcrs extended_control{};
   kvm_debugregs debug{};
-  kvm_lapic_state lapic{};
+  kvm_lapic_state lapic{};  // zeros without in-kernel irqchip
   kvm_vcpu_events events{};
   Bytes xsave;
   std::vector<kvm_msr_entry> msrs;
@@ -48,11 +48,19 @@ class Vcpu {
 
   [[nodiscard]] DirtyRing& dirty_ring() { return ring_; }
 
+  // From here on every run() leaves the registers in synced(), without another call into KVM. False: this KVM cannot.
+  bool sync_registers();
+  [[nodiscard]] const kvm_sync_regs& synced() const { return run_area().s.regs; }
+  // Without in-kernel irqchip: delivers the vector at the next entry, at which no I/O may be half done. One at a time.
+  void interrupt(std::uint8_t vector) const;
+
   // 64-bit mode at a kernel's entry point (see boot/long_mode.h).
   void set_registers(const kvm_regs& registers) const;
   [[nodiscard]] kvm_regs registers() const;
   void set_system_registers(const kvm_sregs2& registers) const;
   [[nodiscard]] kvm_sregs2 system_registers() const;
+  // As synced() has them.
+  [[nodiscard]] kvm_sregs basic_system_registers() const;
   void set_msr(std::uint32_t index, std::uint64_t value) const;
 
   // The state, in storage of this object that the next call overwrites: taken in every epoch's pause.

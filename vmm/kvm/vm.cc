@@ -20,18 +20,25 @@ constexpr std::uint32_t kMaxRingEntries = 65536;
 
 }  // namespace
 
-Vm::Vm(const System& system, GuestMemory& memory, std::optional<DirtyLog> wanted_log)
-    : system_(system), memory_(memory), fd_(checked_ioctl(system.fd(), KVM_CREATE_VM, "KVM_CREATE_VM", 0UL)) {
-  create_irqchip();
+Vm::Vm(const System& system, GuestMemory& memory, std::optional<DirtyLog> wanted_log, Irqchip irqchip)
+    : system_(system),
+      memory_(memory),
+      irqchip_(irqchip),
+      fd_(checked_ioctl(system.fd(), KVM_CREATE_VM, "KVM_CREATE_VM", 0UL)) {
+  reserve_pages();
+  if (has_irqchip()) create_irqchip();
   choose_dirty_log(wanted_log);  // before any vCPU: each gets its ring when it is created
   set_slots(0);
 }
 
-void Vm::create_irqchip() const {
+void Vm::reserve_pages() const {
   checked_ioctl(fd_, KVM_SET_TSS_ADDR, "KVM_SET_TSS_ADDR", kTssAddress);
   if (system_.capability(KVM_CAP_SET_IDENTITY_MAP_ADDR) > 0) {
     checked_ioctl(fd_, KVM_SET_IDENTITY_MAP_ADDR, "KVM_SET_IDENTITY_MAP_ADDR", &kIdentityMapAddress);
   }
+}
+
+void Vm::create_irqchip() const {
   checked_ioctl(fd_, KVM_CREATE_IRQCHIP, "KVM_CREATE_IRQCHIP");
   kvm_pit_config pit{};
   pit.flags = KVM_PIT_SPEAKER_DUMMY;  // port 0x61, with which kernels time the TSC against the PIT

@@ -27,13 +27,19 @@ struct IrqchipState {
   kvm_pit_state2 pit{};
 };
 
+// Who has the interrupt controllers and the timer: KVM, or nobody (then interrupts are queued by Vcpu::interrupt(), and
+// vCPUs have no local APIC).
+enum class Irqchip { kInKernel, kNone };
+
 class Vm {
  public:
-  // With irqchip and PIT, and `memory`, which outlives it, as its RAM. Throws KvmError.
-  Vm(const System& system, GuestMemory& memory, std::optional<DirtyLog> wanted_log);
+  // With `memory`, which outlives it, as its RAM. Throws KvmError.
+  Vm(const System& system, GuestMemory& memory, std::optional<DirtyLog> wanted_log,
+     Irqchip irqchip = Irqchip::kInKernel);
 
   [[nodiscard]] const System& system() const { return system_; }
   [[nodiscard]] const Fd& fd() const { return fd_; }
+  [[nodiscard]] bool has_irqchip() const { return irqchip_ == Irqchip::kInKernel; }
   [[nodiscard]] Fd create_vcpu(std::uint32_t id) const;
 
   [[nodiscard]] DirtyLog dirty_log() const { return dirty_log_; }
@@ -64,6 +70,7 @@ class Vm {
   void set_clock(const kvm_clock_data& clock) const;
 
  private:
+  void reserve_pages() const;
   void create_irqchip() const;
   void choose_dirty_log(std::optional<DirtyLog> wanted);
   [[nodiscard]] bool enable_ring(long capability);
@@ -71,6 +78,7 @@ class Vm {
 
   const System& system_;
   GuestMemory& memory_;
+  Irqchip irqchip_;
   Fd fd_;
   DirtyLog dirty_log_ = DirtyLog::kBitmap;
   std::uint32_t ring_entries_ = 0;

@@ -8,15 +8,9 @@
 #include "vmm/devices/virtio/virtio_block.h"
 #include "vmm/devices/virtio/virtio_entropy.h"
 #include "vmm/machine/layout.h"
+#include "vmm/machine/listen.h"
 
 namespace pollux::vmm {
-namespace {
-
-// Frames taken from a NIC before other descriptors get their turn.
-constexpr int kFramesPerTurn = 64;
-
-}  // namespace
-
 DeviceSet::DeviceSet(const MachineConfig& config, GuestMemory& memory, kvm::Vm& vm, Backends& backends,
                      InputGate& input, OutputGate& output, std::function<void(MachineExit)> ended)
     : memory_(memory),
@@ -123,36 +117,7 @@ void DeviceSet::thaw() {
     serial_.resume_after_restore();
     for (const auto& device : virtio_) device->resume_after_restore();
   }
-  if (!std::exchange(listening_, true)) listen();
-}
-
-void DeviceSet::listen() {
-  for (std::uint32_t i = 0; i < nics_.size(); ++i) listen_to_nic({i});
-  for (std::uint32_t i = 0; i < kConsoleCount; ++i) listen_to_console({i});
-}
-
-void DeviceSet::listen_to_nic(NicIndex index) {
-  Nic& nic = backends_.nic(index);
-  if (nic.poll_fd() < 0) return;
-  loops_.front()->watch(nic.poll_fd(), [this, index, &nic] {
-    for (int i = 0; i < kFramesPerTurn; ++i) {
-      auto frame = nic.receive();
-      if (!frame) return;
-      input_.offer(FrameArrival{index, std::move(*frame)});
-    }
-  });
-}
-
-void DeviceSet::listen_to_console(ConsoleIndex index) {
-  ConsolePort& console = backends_.console(index);
-  console.start();
-  const int fd = console.poll_fd();
-  if (fd < 0) return;
-  loops_.front()->watch(fd, [this, index, fd, &console] {
-    Bytes bytes = console.read();
-    if (console.poll_fd() < 0) loops_.front()->unwatch(fd);  // end of file
-    if (!bytes.empty()) input_.offer(ConsoleArrival{index, std::move(bytes)});
-  });
+  if (!std::exchange(listening_, true)) listen(backends_, input_, *loops_.front());
 }
 
 void DeviceSet::deliver(Arrival arrival) {

@@ -50,9 +50,6 @@ class DeviceSet final : public ArrivalSink {
   void add_virtio(const std::string& name, std::unique_ptr<VirtioFunction> function, EventLoop& loop);
   void add_doorbells(VirtioMmio& device, std::uint32_t slot, EventLoop& loop);
   [[nodiscard]] InterruptLine& line(kvm::Gsi gsi);
-  void listen();
-  void listen_to_nic(NicIndex index);
-  void listen_to_console(ConsoleIndex index);
   [[nodiscard]] std::vector<BusDevice*> all();
 
   GuestMemory& memory_;

@@ -1,6 +1,7 @@
 // What a machine is made of, as the guest sees it; nothing of the host (paths, TAP names) is in here.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <vector>
 
@@ -26,11 +27,24 @@ struct NicConfig {
   bool operator==(const NicConfig&) const = default;
 };
 
+// Of which kind a machine is.
+enum class MachineProfile : std::uint8_t {
+  kStandard = 0,       // a PC, for any stock guest
+  kDeterministic = 1,  // for guests made with vmm/guest: one vCPU, epochs, inputs only between them
+};
+
+// How long an epoch of a deterministic machine is at most: the count its guest starts it with (vmm/guest/abi.h).
+struct EpochLength {
+  std::uint64_t sites = 100'000;
+  auto operator<=>(const EpochLength&) const = default;
+};
+
 struct MachineConfig {
   std::uint64_t memory_bytes = 0;  // a multiple of kPageSize
   std::uint32_t vcpus = 1;         // 1..kMaxVcpus
   std::vector<DiskConfig> disks;
   std::vector<NicConfig> nics;
+  MachineProfile profile = MachineProfile::kStandard;
   bool operator==(const MachineConfig&) const = default;
 };
 

@@ -9,36 +9,13 @@
 #include <exception>
 #include <string>
 
+#include "vmm/kvm/kick_signal.h"
+
 namespace pollux::vmm {
-namespace {
-
-// Interrupts KVM_RUN and nothing else: the handler is empty, and system calls are not restarted.
-int kick_signal() { return SIGRTMIN; }
-
-void install_kick_handler() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    struct sigaction action {};
-    action.sa_handler = [](int) {};
-    ::sigemptyset(&action.sa_mask);
-    POLLUX_ASSERT(::sigaction(kick_signal(), &action, nullptr) == 0);
-  });
-}
-
-// Signals of the process (SIGINT, SIGTERM) are for the main thread.
-void block_other_signals() {
-  sigset_t set;
-  ::sigfillset(&set);
-  ::sigdelset(&set, kick_signal());
-  ::pthread_sigmask(SIG_SETMASK, &set, nullptr);
-}
-
-}  // namespace
-
 VcpuThread::VcpuThread(kvm::Vm& vm, kvm::Vcpu& vcpu, const Buses& buses, bool may_spin,
                        std::function<void(MachineExit)> ended)
     : vm_(vm), vcpu_(vcpu), buses_(buses), may_spin_(may_spin), ended_(std::move(ended)) {
-  install_kick_handler();
+  kvm::install_kick_handler();
   vcpu_.deny_run();
   thread_ = std::thread([this] { main(); });
 }
@@ -135,7 +112,7 @@ const kvm::VcpuState& VcpuThread::wait_captured() {
 // inside.
 void VcpuThread::kick() {
   vcpu_.deny_run();
-  if (!parked_ && thread_.joinable()) ::pthread_kill(thread_.native_handle(), kick_signal());
+  if (!parked_ && thread_.joinable()) ::pthread_kill(thread_.native_handle(), kvm::kick_signal());
 }
 
 bool VcpuThread::must_park() {
@@ -144,7 +121,7 @@ bool VcpuThread::must_park() {
 }
 
 void VcpuThread::main() {
-  block_other_signals();
+  kvm::accept_only_kicks();
   ::pthread_setname_np(::pthread_self(), fmt::format("vcpu {}", vcpu_.id()).c_str());
   for (;;) {
     switch (park()) {

@@ -19,6 +19,8 @@ void check(const MachineConfig& config) {
   require(config.memory_bytes > 0 && config.memory_bytes % kPageSize == 0,
           "memory is not a multiple of 4 KiB");
   require(config.memory_bytes <= kMaxMemory, "too much memory");
+  require(config.profile <= MachineProfile::kDeterministic, "unknown profile");
+  require(config.profile != MachineProfile::kDeterministic || config.vcpus == 1, "a deterministic machine has one vCPU");
   require(config.vcpus >= 1 && config.vcpus <= kMaxVcpus, "bad number of vCPUs");
   require(config.disks.size() <= kMaxDisks, "too many disks");
   require(config.nics.size() <= kMaxNics, "too many NICs");
@@ -38,6 +40,7 @@ void write_config(const MachineConfig& config, schema::MachineConfigState::Build
   auto nics = state.initNics(static_cast<unsigned>(config.nics.size()));
   for (unsigned i = 0; i < nics.size(); ++i)
     nics.set(i, {config.nics[i].mac.data(), config.nics[i].mac.size()});
+  state.setProfile(static_cast<std::uint8_t>(config.profile));
 }
 
 MachineConfig read_config(schema::MachineConfigState::Reader state) {
@@ -53,6 +56,7 @@ MachineConfig read_config(schema::MachineConfigState::Reader state) {
     std::copy(mac.begin(), mac.end(), nic.mac.begin());
     config.nics.push_back(nic);
   }
+  config.profile = static_cast<MachineProfile>(state.getProfile());
   check(config);
   return config;
 }

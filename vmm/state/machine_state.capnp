@@ -19,6 +19,8 @@ struct MachineConfigState {
   disks @2 :List(DiskConfigState);
   nics @3 :List(Data);
   # MAC addresses.
+  profile @4 :UInt8;
+  # MachineProfile.
 }
 
 struct VcpuState {

@@ -41,6 +41,20 @@ std::vector<T> read_objects(capnp::Data::Reader data, std::size_t limit, const c
   return objects;
 }
 
+kvm::IrqchipState read_irqchip(schema::MachineState::Reader state) {
+  kvm::IrqchipState irqchip;
+  const auto pics = state.getPics();
+  if (pics.size() != irqchip.chips.size()) bad("interrupt controllers");
+  for (unsigned i = 0; i < pics.size(); ++i) {
+    read_object(pics[i], irqchip.chips[i], "interrupt controller");
+    if (irqchip.chips[i].chip_id != i) bad("interrupt controller");
+  }
+  read_object(state.getPit(), irqchip.pit, "PIT");
+  return irqchip;
+}
+
+}  // namespace
+
 kvm::VcpuState read_vcpu(schema::VcpuState::Reader state) {
   kvm::VcpuState vcpu;
   read_object(state.getMpState(), vcpu.mp_state, "MP state");
@@ -57,16 +71,8 @@ kvm::VcpuState read_vcpu(schema::VcpuState::Reader state) {
   return vcpu;
 }
 
-kvm::IrqchipState read_irqchip(schema::MachineState::Reader state) {
-  kvm::IrqchipState irqchip;
-  const auto pics = state.getPics();
-  if (pics.size() != irqchip.chips.size()) bad("interrupt controllers");
-  for (unsigned i = 0; i < pics.size(); ++i) {
-    read_object(pics[i], irqchip.chips[i], "interrupt controller");
-    if (irqchip.chips[i].chip_id != i) bad("interrupt controller");
-  }
-  read_object(state.getPit(), irqchip.pit, "PIT");
-  return irqchip;
+kvm::CpuidTable read_cpuid(capnp::Data::Reader data) {
+  return read_objects<kvm_cpuid_entry2>(data, kvm::kMaxCpuidEntries, "CPUID table");
 }
 
 std::optional<MachineExit> read_exit(schema::ExitState::Reader state) {
@@ -78,8 +84,6 @@ std::optional<MachineExit> read_exit(schema::ExitState::Reader state) {
   }
   bad("exit");
 }
-
-}  // namespace
 
 void write_vcpu(const kvm::VcpuState& vcpu, schema::VcpuState::Builder state) {
   state.setMpState(data_of(vcpu.mp_state));
@@ -100,9 +104,7 @@ void write_irqchip(const kvm::IrqchipState& irqchip, schema::MachineState::Build
   state.setPit(data_of(irqchip.pit));
 }
 
-void write_cpuid(const kvm::CpuidTable& cpuid, schema::MachineState::Builder state) {
-  state.setCpuid(data_of(cpuid));
-}
+capnp::Data::Reader cpuid_data(const kvm::CpuidTable& cpuid) { return data_of(cpuid); }
 
 void write_exit(const std::optional<MachineExit>& exit, schema::ExitState::Builder state) {
   if (!exit) return state.setRunning();
@@ -123,7 +125,7 @@ KvmState read_kvm_state(schema::MachineState::Reader state) {
   }
   KvmState kvm;
   kvm.config = read_config(state.getConfig());
-  kvm.cpuid = read_objects<kvm_cpuid_entry2>(state.getCpuid(), kvm::kMaxCpuidEntries, "CPUID table");
+  kvm.cpuid = read_cpuid(state.getCpuid());
   if (state.getVcpus().size() != kvm.config.vcpus) bad("number of vCPUs");
   for (const auto vcpu : state.getVcpus()) kvm.vcpus.push_back(read_vcpu(vcpu));
   kvm.irqchip = read_irqchip(state);

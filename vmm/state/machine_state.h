@@ -33,9 +33,14 @@ struct KvmState {
 
 void write_vcpu(const kvm::VcpuState& vcpu, schema::VcpuState::Builder state);
 void write_irqchip(const kvm::IrqchipState& irqchip, schema::MachineState::Builder state);
-void write_cpuid(const kvm::CpuidTable& cpuid, schema::MachineState::Builder state);
+[[nodiscard]] capnp::Data::Reader cpuid_data(const kvm::CpuidTable& cpuid);
 // A requested exit is this host's matter and is not saved.
 void write_exit(const std::optional<MachineExit>& exit, schema::ExitState::Builder state);
+
+// The parts, for states that are put together differently.
+[[nodiscard]] kvm::VcpuState read_vcpu(schema::VcpuState::Reader state);
+[[nodiscard]] kvm::CpuidTable read_cpuid(capnp::Data::Reader data);
+[[nodiscard]] std::optional<MachineExit> read_exit(schema::ExitState::Reader state);
 
 // The part of the state that is not devices'. Sizes are checked against this kernel's structures; contents
 // are for KVM to accept. Throws Error (or kj::Exception, see ReceivedMessage::read()).

@@ -108,7 +108,7 @@ TEST_F(QueueTest, UsedEntriesReachTheDriverTogetherAndDirtyTheirPage) {
 TEST_F(QueueTest, IndicesWrapAt65536) {
   Ring ring(memory_, kBase, kSize, 65530);
   QueueRegisters registers{kSize, true, {ring.descriptors()}, {ring.available()}, {ring.used()}};
-  queue_.restore(registers, 65530, 65530, false, false);
+  queue_.restore(registers, 65530, 65530, std::nullopt, false, false);
   for (unsigned i = 0; i < 20; ++i) {
     const std::uint16_t head = ring.add({{kData, 16}});
     const auto chain = queue_.pop();
@@ -342,7 +342,7 @@ TEST_F(QueueTest, UnusableLayoutsAreRefused) {
     EXPECT_FALSE(queue.ready());
     QueueRegisters registers = queue.registers();
     registers.ready = true;
-    EXPECT_THROW(queue.restore(registers, 0, 0, false, false), Error);
+    EXPECT_THROW(queue.restore(registers, 0, 0, std::nullopt, false, false), Error);
   }
 }
 
@@ -385,7 +385,7 @@ TEST_F(QueueTest, AvailableEventIsSetWhenTheQueueIsEmpty) {
 TEST_F(QueueTest, RestoredQueueInterruptsForWhatItPushes) {
   enable(true);
   Queue restored(memory_, kMaxQueueSize);
-  restored.restore(queue_.registers(), 100, 100, true, false);
+  restored.restore(queue_.registers(), 100, 100, std::nullopt, true, false);
   EXPECT_FALSE(restored.take_interrupt_request());
   ring_.set_used_event(101);
   restored.push_used(0, 0);

@@ -27,7 +27,7 @@ Bytes state_with(Change change) {
   auto state = message.initRoot<schema::MachineState>();
   state.setVersion(kMachineStateVersion);
   write_config(some_config(), state.initConfig());
-  write_cpuid(kvm::CpuidTable(3), state);
+  state.setCpuid(cpuid_data(kvm::CpuidTable(3)));
   kvm::VcpuState vcpu;
   vcpu.xsave.resize(sizeof(kvm_xsave));
   vcpu.msrs.resize(5);

@@ -122,14 +122,14 @@ void Queue::reset() {
 }
 
 void Queue::restore(const QueueRegisters& registers, std::uint16_t next_available, std::uint16_t next_used,
-                    bool event_index, bool indirect) {
+                    std::optional<std::uint16_t> asked_at, bool event_index, bool indirect) {
   registers_ = registers;
   if (registers.ready) check_layout();
   event_index_ = event_index;
   indirect_ = indirect;
   next_available_ = next_available;
   next_used_ = next_used;
-  asked_at_ = std::nullopt;
+  asked_at_ = asked_at;
   signalled_ = next_used;
 }
 

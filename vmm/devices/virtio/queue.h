@@ -93,9 +93,11 @@ class Queue {
   // Saved beside the registers.
   [[nodiscard]] std::uint16_t next_available() const { return next_available_; }
   [[nodiscard]] std::uint16_t next_used() const { return next_used_; }
+  // Where avail_event stands, if that is known.
+  [[nodiscard]] std::optional<std::uint16_t> asked_at() const { return asked_at_; }
   // Throws Error when the saved values are not possible.
   void restore(const QueueRegisters& registers, std::uint16_t next_available, std::uint16_t next_used,
-               bool event_index, bool indirect);
+               std::optional<std::uint16_t> asked_at, bool event_index, bool indirect);
 
  private:
   struct Descriptor;
@@ -115,7 +117,7 @@ class Queue {
   bool indirect_ = false;     // VIRTIO_F_INDIRECT_DESC negotiated
   std::uint16_t next_available_ = 0;
   std::uint16_t next_used_ = 0;
-  std::optional<std::uint16_t> asked_at_;  // where avail_event stands; unknown after a restore
+  std::optional<std::uint16_t> asked_at_;  // where avail_event stands
   // Up to where used entries were considered for an interrupt. Not saved: pushing and considering are one
   // step under the device's lock.
   std::uint16_t signalled_ = 0;

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "vmm/block/image.h"
+#include "vmm/guest/abi.h"
 
 namespace pollux::vmm {
 namespace {
@@ -50,7 +51,14 @@ void put(MutableByteView config, std::size_t offset, T value) {
 
 }  // namespace
 
-enum class VirtioBlock::Status : std::uint8_t { kOk = 0, kIoError = 1, kUnsupported = 2 };
+enum class VirtioBlock::Status : std::uint8_t {
+  kOk = 0,
+  kIoError = 1,
+  kUnsupported = 2,
+  kUncertain = guest_abi::kBlockUncertain,
+};
+
+bool is_block_status(std::uint8_t status) { return status <= 2 || status == guest_abi::kBlockUncertain; }
 
 // Bytes of the disk to discard or to zero.
 struct VirtioBlock::Range {
@@ -59,7 +67,7 @@ struct VirtioBlock::Range {
   bool deallocate = true;
 };
 
-// A checked request. What an operation without the lock needs is here and in bounce_.
+// A checked request. All that performing it needs is here.
 struct VirtioBlock::Request {
   std::uint32_t type = 0;
   std::uint64_t sector = 0;
@@ -68,10 +76,18 @@ struct VirtioBlock::Request {
   std::vector<Range> ranges;
   bool write_through = false;
   std::optional<Status> decided;  // without the gate
+  Bytes data;                     // to write, or read
 };
 
-VirtioBlock::VirtioBlock(DiskIndex index, const DiskConfig& config, OutputGate& output)
-    : index_(index), disk_(config), output_(output) {
+// A deferred request. The executor's thread performs it, then says so; from then on it does not change.
+struct VirtioBlock::Job {
+  Request request;
+  Status status = Status::kIoError;
+  std::atomic<bool> performed = false;
+};
+
+VirtioBlock::VirtioBlock(DiskIndex index, const DiskConfig& config, OutputGate& output, BlockExecutor* executor)
+    : index_(index), disk_(config), output_(output), executor_(executor) {
   constexpr auto kDiscardSectors = static_cast<std::uint32_t>(kMaxDiscardBytes / kSectorSize);
   put<std::uint64_t>(config_space_, 0, disk_.size / kSectorSize);
   put<std::uint32_t>(config_space_, 8, kMaxSegmentBytes);
@@ -106,8 +122,9 @@ bool VirtioBlock::serve(QueueIndex) {
     ~Done() { serving = false; }
     bool& serving;
   } const done{serving_};
+  complete_delivered();
   for (unsigned i = 0; i < kRequestsPerServe; ++i) {
-    if (!transport().live(kQueue)) return false;
+    if (!transport().live(kQueue) || outstanding_.size() >= kMaxOutstanding) return false;
     const auto chain = next_request();
     if (!chain) return false;
     serve_request(*chain);
@@ -128,15 +145,84 @@ void VirtioBlock::serve_request(const Chain& chain) {
   Request request;
   parse(chain, request);
   if (request.decided) return complete(chain, request, *request.decided);
+  if (executor_ != nullptr) return defer(chain, std::move(request));
 
   const std::uint64_t generation = generation_;
   in_gate_ = chain.head;
   Status status = Status::kIoError;
   transport().unlocked([&] { status = perform(request); });
   // The driver has taken its memory back, or may no longer be spoken to.
-  if (generation != generation_ || !transport().live(kQueue)) return;
-  in_gate_.reset();
-  complete(chain, request, status);
+  if (generation == generation_ && transport().live(kQueue)) {
+    in_gate_.reset();
+    complete(chain, request, status);
+  }
+  bounce_ = std::move(request.data);
+}
+
+// --- Deferred requests ---
+
+void VirtioBlock::defer(const Chain& chain, Request request) {
+  auto job = std::make_shared<Job>();
+  job->request = std::move(request);
+  outstanding_.push_back({chain.head, job});
+  executor_->submit([this, job = std::move(job)] {
+    job->status = perform(job->request);
+    job->performed.store(true, std::memory_order_release);
+  });
+}
+
+std::vector<BlockCompletion> VirtioBlock::performed() const {
+  std::vector<BlockCompletion> completions;
+  transport().locked([&] {
+    for (const Outstanding& request : outstanding_) {
+      if (!request.job->performed.load(std::memory_order_acquire)) break;
+      const Status status = request.uncertain ? Status::kUncertain : request.job->status;
+      completions.push_back({request.head, static_cast<std::uint8_t>(status)});
+    }
+  });
+  return completions;
+}
+
+VirtioBlock::Completed VirtioBlock::complete(const BlockCompletion& completion) {
+  const auto status = static_cast<Status>(completion.status);
+  Completed result = Completed::kNotOutstanding;
+  transport().locked([&] {
+    const auto found = std::find_if(outstanding_.begin(), outstanding_.end(),
+                                    [&](const Outstanding& request) { return request.head == completion.head; });
+    if (found == outstanding_.end()) return;
+    POLLUX_ASSERT(found->job->performed.load(std::memory_order_acquire));
+    result = status == Status::kOk && found->job->status != Status::kOk ? Completed::kFailedHere : Completed::kYes;
+    delivered_.push_back({found->head, std::move(found->job), status});
+    outstanding_.erase(found);
+  });
+  if (result != Completed::kNotOutstanding) transport().notify(kQueue);
+  return result;
+}
+
+// The chain is walked again, as a restored device must; the driver may have changed it meanwhile, which harms only itself.
+void VirtioBlock::complete_delivered() {
+  while (!delivered_.empty()) {
+    const Delivered delivered = std::move(delivered_.front());
+    delivered_.pop_front();
+    const Chain chain = transport().queue(kQueue).chain_at(delivered.head);
+    if (chain.writable_bytes == 0) throw DriverError("block request without a status byte");
+    Request& request = delivered.job->request;
+    request.in_bytes = chain.writable_bytes - 1;
+    request.data.resize(std::min<std::uint64_t>(request.data.size(), request.in_bytes));
+    complete(chain, request, delivered.status);
+  }
+}
+
+void VirtioBlock::make_uncertain() {
+  transport().locked([&] {
+    for (Outstanding& request : outstanding_) request.uncertain = true;
+  });
+}
+
+std::size_t VirtioBlock::outstanding() const {
+  std::size_t count = 0;
+  transport().locked([&] { count = outstanding_.size(); });
+  return count;
 }
 
 // --- Checking a request (5.2.6); framing is by bytes, not by descriptors (2.7.4) ---
@@ -162,10 +248,11 @@ void VirtioBlock::parse(const Chain& chain, Request& request) {
     default: request.decided = Status::kUnsupported;
   }
   if (request.decided) return;
-  if (request.type == kTypeIn) bounce_.resize(request.in_bytes);
+  request.data = std::move(bounce_);
+  if (request.type == kTypeIn) request.data.resize(request.in_bytes);
   if (request.type == kTypeOut) {
-    bounce_.resize(request.out_bytes);
-    copy_from_guest(transport().memory(), chain.readable, sizeof header, bounce_);
+    request.data.resize(request.out_bytes);
+    copy_from_guest(transport().memory(), chain.readable, sizeof header, request.data);
   }
 }
 
@@ -213,17 +300,17 @@ void VirtioBlock::parse_ranges(const Chain& chain, Request& request) const {
 
 // --- Serving it, without the lock: nothing here may touch guest memory or the device ---
 
-VirtioBlock::Status VirtioBlock::perform(const Request& request) {
+VirtioBlock::Status VirtioBlock::perform(Request& request) const {
   const std::uint64_t offset = request.sector * kSectorSize;
   bool ok = true;
   switch (request.type) {
-    case kTypeIn: ok = output_.read(index_, offset, bounce_); break;
-    case kTypeOut: ok = output_.write(index_, offset, bounce_); break;
+    case kTypeIn: ok = output_.read(index_, offset, request.data); break;
+    case kTypeOut: ok = output_.write(index_, offset, request.data); break;
     case kTypeFlush: ok = output_.flush(index_); break;
     default:
       for (const Range& range : request.ranges) {
-        ok = ok &&
-             (range.deallocate ? output_.discard(index_, range.offset, range.length) : write_zeroes(range));
+        ok = ok && (range.deallocate ? output_.discard(index_, range.offset, range.length)
+                                     : write_zeroes(range, request.data));
       }
   }
   // 5.2.6.2: to a driver that does not flush, a completed write is a stable one.
@@ -233,16 +320,16 @@ VirtioBlock::Status VirtioBlock::perform(const Request& request) {
 }
 
 // 5.2.6.2: without unmap the range may not be deallocated.
-bool VirtioBlock::write_zeroes(const Range& range) {
-  bounce_.assign(range.length, std::byte{0});
-  return output_.write(index_, range.offset, bounce_);
+bool VirtioBlock::write_zeroes(const Range& range, Bytes& buffer) const {
+  buffer.assign(range.length, std::byte{0});
+  return output_.write(index_, range.offset, buffer);
 }
 
 void VirtioBlock::complete(const Chain& chain, const Request& request, Status status) {
   GuestMemory& memory = transport().memory();
   std::uint64_t data = 0;
   if (status == Status::kOk && request.type == kTypeIn) {
-    data = copy_to_guest(memory, chain.writable, 0, ByteView(bounce_).first(request.in_bytes));
+    data = copy_to_guest(memory, chain.writable, 0, request.data);
   } else if (request.type == kTypeGetId) {
     std::array<std::byte, kIdBytes> id{};
     const std::string text = "pollux-disk-" + std::to_string(index_.value);
@@ -261,16 +348,19 @@ void VirtioBlock::reset() {
   ++generation_;
   in_gate_.reset();
   reissue_.clear();
+  outstanding_.clear();
+  delivered_.clear();
 }
 
 // --- Saved state ---
 
 void VirtioBlock::save(schema::VirtioDeviceState::Function::Builder state) const {
-  const auto count = static_cast<unsigned>(reissue_.size() + (in_gate_ ? 1 : 0));
+  const auto count = static_cast<unsigned>(reissue_.size() + (in_gate_ ? 1 : 0) + outstanding_.size());
   auto outstanding = state.initBlock().initOutstanding(count);
   unsigned i = 0;
   if (in_gate_) outstanding.set(i++, *in_gate_);
   for (const std::uint16_t head : reissue_) outstanding.set(i++, head);
+  for (const Outstanding& request : outstanding_) outstanding.set(i++, request.head);
 }
 
 void VirtioBlock::restore(schema::VirtioDeviceState::Function::Reader state) {
@@ -281,7 +371,43 @@ void VirtioBlock::restore(schema::VirtioDeviceState::Function::Reader state) {
   reset();
   for (const std::uint16_t head : outstanding) {
     if (!queue.ready || head >= queue.size) throw Error("restore disk: impossible outstanding request");
-    reissue_.push_back(head);
+    if (executor_ == nullptr) {
+      reissue_.push_back(head);
+    } else {
+      outstanding_.push_back({head, std::make_shared<Job>()});
+    }
+  }
+}
+
+void VirtioBlock::save_results(capnp::List<schema::BlockResult>::Builder results) const {
+  POLLUX_ASSERT(results.size() == outstanding_.size());
+  for (unsigned i = 0; i < results.size(); ++i) {
+    const Outstanding& request = outstanding_[i];
+    POLLUX_ASSERT(request.job->performed.load(std::memory_order_acquire));
+    const Status status = request.uncertain ? Status::kUncertain : request.job->status;
+    results[i].setStatus(static_cast<std::uint8_t>(status));
+    if (request.job->request.type != kTypeIn || status != Status::kOk) continue;
+    const Bytes& data = request.job->request.data;
+    results[i].setRead({reinterpret_cast<const capnp::byte*>(data.data()), data.size()});
+  }
+}
+
+void VirtioBlock::restore_results(capnp::List<schema::BlockResult>::Reader results) {
+  if (results.size() != outstanding_.size()) throw Error("restore disk: results of other requests");
+  for (unsigned i = 0; i < results.size(); ++i) {
+    Job& job = *outstanding_[i].job;
+    const auto read = results[i].getRead();
+    if (!is_block_status(results[i].getStatus())) throw Error("restore disk: unknown status");
+    if (read.size() > kMaxRequestBytes) throw Error("restore disk: too much data");
+    job.status = static_cast<Status>(results[i].getStatus());
+    if (read.size() > 0) {
+      job.request.type = kTypeIn;
+      const auto* data = reinterpret_cast<const std::byte*>(read.begin());
+      job.request.data.assign(data, data + read.size());
+    } else {
+      job.request.type = kTypeFlush;  // nothing to copy
+    }
+    job.performed.store(true, std::memory_order_release);
   }
 }
 

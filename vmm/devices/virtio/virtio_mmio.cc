@@ -363,6 +363,7 @@ void VirtioMmio::save(schema::VirtioDeviceState::Builder state) const {
     queue.setDevice(registers.device.value);
     queue.setNextAvailable(queues_[i].next_available());
     queue.setNextUsed(queues_[i].next_used());
+    queue.setAskedAt(queues_[i].asked_at() ? *queues_[i].asked_at() + 1u : 0u);
   }
   function_->save(state.getFunction());
 }
@@ -404,8 +405,11 @@ void VirtioMmio::restore_queues(schema::VirtioDeviceState::Reader state) {
                                    {queue.getDriver()},
                                    {queue.getDevice()}};
     if (registers.ready && !(status_ & kFeaturesOk)) bad_state(name_, "queue ready without features");
-    queues_[i].restore(registers, queue.getNextAvailable(), queue.getNextUsed(), negotiated(kEventIdx),
-                       negotiated(kIndirectDesc));
+    const std::uint32_t asked_at = queue.getAskedAt();
+    if (asked_at > 0x10000) bad_state(name_, "impossible notification index");
+    queues_[i].restore(registers, queue.getNextAvailable(), queue.getNextUsed(),
+                       asked_at == 0 ? std::nullopt : std::optional(static_cast<std::uint16_t>(asked_at - 1)),
+                       negotiated(kEventIdx), negotiated(kIndirectDesc));
   }
 }
 

@@ -38,6 +38,9 @@ class VirtioNet final : public VirtioFunction {
   // The frames that tell the network where this NIC is; only while frozen.
   [[nodiscard]] std::vector<Bytes> announcement() const;
   [[nodiscard]] NetCounters counters() const;
+  // Received frames without a buffer yet, for whoever must not lose them; only while frozen.
+  [[nodiscard]] const std::deque<Bytes>& waiting() const { return waiting_; }
+  void restore_waiting(std::deque<Bytes> frames) { waiting_ = std::move(frames); }
 
   [[nodiscard]] DeviceType type() const override { return DeviceType::kNet; }
   [[nodiscard]] std::uint64_t features() const override;

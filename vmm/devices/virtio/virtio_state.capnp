@@ -30,11 +30,19 @@ struct VirtioQueueState {
   device @4 :UInt64;
   nextAvailable @5 :UInt16;
   nextUsed @6 :UInt16;
+  askedAt @7 :UInt32;
+  # Where a notification was asked for (avail_event), plus one; 0: unknown. What is known is not written again.
 }
 
 struct VirtioBlockState {
   # Heads of the requests taken off the queue and not returned: issued again after a restore (rule P7).
   outstanding @0 :List(UInt16);
+}
+
+struct BlockResult {
+  # Of a request that was performed, but not returned to the driver yet (deterministic machines only).
+  status @0 :UInt8;
+  read @1 :Data;
 }
 
 struct VirtioNetState {

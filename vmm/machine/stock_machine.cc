@@ -1,4 +1,4 @@
-#include "vmm/machine/machine.h"
+#include "vmm/machine/stock_machine.h"
 
 #include <time.h>
 
@@ -51,22 +51,20 @@ void check_usable(const MachineConfig& config, const Backends& backends) {
   }
 }
 
-}  // namespace
-
-class Machine::Impl {
+class StockVm final : public Machine {
  public:
-  Impl(const MachineConfig& config, std::unique_ptr<GuestMemory> memory, Backends& backends, InputGate& input,
-       OutputGate& output, const MachineOptions& options)
+  StockVm(const MachineConfig& config, std::unique_ptr<GuestMemory> memory, Backends& backends, InputGate& input,
+       OutputGate& output, std::optional<DirtyLog> dirty_log)
       : config_(config),
         memory_(std::move(memory)),
-        vm_(system_, *memory_, options.dirty_log),
+        vm_(system_, *memory_, dirty_log),
         devices_(config, *memory_, vm_, backends, input, output,
                  [this](MachineExit exit) { end(std::move(exit)); }),
         scratch_(kj::heapArray<capnp::word>(kScratchWords)) {
     std::fill(scratch_.begin(), scratch_.end(), capnp::word{});
   }
   // Every vCPU stops before the first thread object goes: any of them may still call end().
-  ~Impl() {
+  ~StockVm() override {
     for (const auto& thread : threads_) thread->halt();
     for (const auto& thread : threads_) thread->wait_parked();
   }
@@ -74,21 +72,22 @@ class Machine::Impl {
   void boot(const BootSource& source);
   void restore(ByteView state);
 
-  [[nodiscard]] const MachineConfig& config() const { return config_; }
-  [[nodiscard]] GuestMemory& memory() { return *memory_; }
-  [[nodiscard]] DirtyLog dirty_log() const { return vm_.dirty_log(); }
-  [[nodiscard]] bool paused() const { return paused_; }
-  void resume();
-  void pause();
+  [[nodiscard]] const MachineConfig& config() const override { return config_; }
+  [[nodiscard]] GuestMemory& memory() override { return *memory_; }
+  [[nodiscard]] DirtyLog dirty_log() const override { return vm_.dirty_log(); }
+  [[nodiscard]] bool paused() const override { return paused_; }
+  void resume() override;
+  void pause() override;
 
-  void start_dirty_tracking();
-  void stop_dirty_tracking();
-  std::vector<Gfn> harvest_dirty_pages();
-  void announce();
-  Bytes save();
+  void start_dirty_tracking() override;
+  void stop_dirty_tracking() override;
+  std::vector<Gfn> harvest_dirty_pages() override;
+  void announce() override;
+  Bytes save() override;
 
-  [[nodiscard]] std::optional<std::chrono::steady_clock::time_point> first_entry() const;
-  std::optional<MachineExit> wait_for_exit(std::chrono::milliseconds timeout);
+  [[nodiscard]] std::optional<std::chrono::steady_clock::time_point> first_entry() const override;
+  std::optional<MachineExit> wait_for_exit(std::chrono::milliseconds timeout) override;
+  void request_exit() override { end({ExitReason::kRequested, ""}); }
   void end(MachineExit exit);
 
  private:
@@ -114,7 +113,7 @@ class Machine::Impl {
   std::vector<std::unique_ptr<VcpuThread>> threads_;  // last: they use everything above
 };
 
-void Machine::Impl::create_vcpus(kvm::CpuidTable machine_cpuid) {
+void StockVm::create_vcpus(kvm::CpuidTable machine_cpuid) {
   cpuid_ = std::move(machine_cpuid);
   for (std::uint32_t id = 0; id < config_.vcpus; ++id) {
     vcpus_.push_back(std::make_unique<kvm::Vcpu>(vm_, id, cpuid_));
@@ -126,7 +125,7 @@ void Machine::Impl::create_vcpus(kvm::CpuidTable machine_cpuid) {
   }
 }
 
-void Machine::Impl::boot(const BootSource& source) {
+void StockVm::boot(const BootSource& source) {
   const GuestAddress entry = boot::load_guest(config_, source, *memory_);
   const bool tsc_deadline = system_.capability(KVM_CAP_TSC_DEADLINE_TIMER) > 0;
   create_vcpus(kvm::machine_cpuid(system_.supported_cpuid(), config_.vcpus, tsc_deadline));
@@ -139,7 +138,7 @@ void Machine::Impl::boot(const BootSource& source) {
   for (const auto& vcpu : vcpus_) vcpu->set_msr(kvm::msr::kMtrrDefaultType, kEnabledWriteBack);
 }
 
-void Machine::Impl::restore(ByteView bytes) {
+void StockVm::restore(ByteView bytes) {
   ReceivedMessage message("machine state", bytes);
   message.read<schema::MachineState>([this](schema::MachineState::Reader state) {
     KvmState kvm = read_kvm_state(state);
@@ -155,26 +154,26 @@ void Machine::Impl::restore(ByteView bytes) {
   });
 }
 
-void Machine::Impl::restore_clock(const ClockState& clock, std::uint64_t elapsed_ns) {
+void StockVm::restore_clock(const ClockState& clock, std::uint64_t elapsed_ns) {
   kvm_clock_data data{};
   data.clock = clock.kvmclock_ns + elapsed_ns;
   vm_.set_clock(data);
 }
 
-ClockState Machine::Impl::clock() const {
+ClockState StockVm::clock() const {
   const kvm_clock_data data = vm_.clock();
   // Without the flag KVM could not read both clocks at once; then they are read one after the other.
   return {data.clock, data.flags & KVM_CLOCK_REALTIME ? data.realtime : realtime_ns()};
 }
 
-void Machine::Impl::resume() {
+void StockVm::resume() {
   POLLUX_ASSERT(paused_);
   paused_ = false;
   devices_.thaw();
   for (const auto& thread : threads_) thread->unpark();
 }
 
-void Machine::Impl::pause() {
+void StockVm::pause() {
   POLLUX_ASSERT(!paused_);
   for (const auto& thread : threads_) thread->request_park();
   for (const auto& thread : threads_) thread->wait_parked();
@@ -183,43 +182,43 @@ void Machine::Impl::pause() {
   for (const auto& thread : threads_) thread->start_capture();
 }
 
-void Machine::Impl::harvest_kvm() {
+void StockVm::harvest_kvm() {
   if (vm_.dirty_log() == DirtyLog::kBitmap) return vm_.harvest_bitmap();
   bool any = false;
   for (const auto& vcpu : vcpus_) any |= vcpu->dirty_ring().harvest(vm_);
   if (any) vm_.reset_dirty_rings();
 }
 
-void Machine::Impl::start_dirty_tracking() {
+void StockVm::start_dirty_tracking() {
   POLLUX_ASSERT(paused_);
   vm_.start_logging();
   (void)harvest_dirty_pages();  // of an earlier tracking, or of the VMM's own writes
 }
 
-void Machine::Impl::stop_dirty_tracking() {
+void StockVm::stop_dirty_tracking() {
   POLLUX_ASSERT(paused_);
   harvest_kvm();  // leaves the rings empty
   vm_.stop_logging();
 }
 
-std::vector<Gfn> Machine::Impl::harvest_dirty_pages() {
+std::vector<Gfn> StockVm::harvest_dirty_pages() {
   POLLUX_ASSERT(paused_);
   harvest_kvm();
   return memory_->dirty().take();
 }
 
-void Machine::Impl::announce() {
+void StockVm::announce() {
   POLLUX_ASSERT(paused_);
   devices_.announce();
 }
 
-Bytes Machine::Impl::save() {
+Bytes StockVm::save() {
   POLLUX_ASSERT(paused_);
   capnp::MallocMessageBuilder message(scratch_);
   auto state = message.initRoot<schema::MachineState>();
   state.setVersion(kMachineStateVersion);
   write_config(config_, state.initConfig());
-  write_cpuid(cpuid_, state);
+  state.setCpuid(cpuid_data(cpuid_));
   for (const auto& thread : threads_) thread->start_capture();  // a machine that was never paused is captured now
   auto vcpus = state.initVcpus(static_cast<unsigned>(threads_.size()));
   for (unsigned i = 0; i < vcpus.size(); ++i) write_vcpu(threads_[i]->wait_captured(), vcpus[i]);
@@ -235,7 +234,7 @@ Bytes Machine::Impl::save() {
   return to_bytes(message);
 }
 
-std::optional<std::chrono::steady_clock::time_point> Machine::Impl::first_entry() const {
+std::optional<std::chrono::steady_clock::time_point> StockVm::first_entry() const {
   std::optional<std::chrono::steady_clock::time_point> first;
   for (const auto& thread : threads_) {
     if (const auto entry = thread->first_entry()) first = first ? std::min(*first, *entry) : *entry;
@@ -243,7 +242,7 @@ std::optional<std::chrono::steady_clock::time_point> Machine::Impl::first_entry(
   return first;
 }
 
-void Machine::Impl::end(MachineExit exit) {
+void StockVm::end(MachineExit exit) {
   {
     const std::lock_guard lock(exit_mutex_);
     if (exit_) return;
@@ -253,52 +252,33 @@ void Machine::Impl::end(MachineExit exit) {
   exited_.notify_all();
 }
 
-std::optional<MachineExit> Machine::Impl::wait_for_exit(std::chrono::milliseconds timeout) {
+std::optional<MachineExit> StockVm::wait_for_exit(std::chrono::milliseconds timeout) {
   std::unique_lock lock(exit_mutex_);
   exited_.wait_for(lock, timeout, [this] { return exit_.has_value(); });
   return exit_;
 }
 
-std::unique_ptr<Machine> Machine::boot(const MachineConfig& config, const BootSource& source,
-                                       Backends& backends, InputGate& input, OutputGate& output,
-                                       const MachineOptions& options) {
+}  // namespace
+
+std::unique_ptr<Machine> boot_stock_machine(const MachineConfig& config, const BootSource& source, Backends& backends,
+                                            InputGate& input, OutputGate& output, std::optional<DirtyLog> dirty_log) {
   check_usable(config, backends);
   auto memory = std::make_unique<GuestMemory>(config.memory_bytes);
-  auto impl = std::make_unique<Impl>(config, std::move(memory), backends, input, output, options);
-  impl->boot(source);
-  return std::make_unique<Machine>(std::move(impl));
+  auto machine = std::make_unique<StockVm>(config, std::move(memory), backends, input, output, dirty_log);
+  machine->boot(source);
+  return machine;
 }
 
-std::unique_ptr<Machine> Machine::restore(const MachineConfig& config, std::unique_ptr<GuestMemory> memory,
-                                          ByteView state, Backends& backends, InputGate& input,
-                                          OutputGate& output, const MachineOptions& options) {
+std::unique_ptr<Machine> restore_stock_machine(const MachineConfig& config, std::unique_ptr<GuestMemory> memory,
+                                               ByteView state, Backends& backends, InputGate& input,
+                                               OutputGate& output, std::optional<DirtyLog> dirty_log) {
   check_usable(config, backends);
   if (memory->size() != config.memory_bytes) throw Error("machine state: its memory has another size");
-  auto impl = std::make_unique<Impl>(config, std::move(memory), backends, input, output, options);
-  impl->restore(state);
-  return std::make_unique<Machine>(std::move(impl));
+  auto machine = std::make_unique<StockVm>(config, std::move(memory), backends, input, output, dirty_log);
+  machine->restore(state);
+  return machine;
 }
 
 void check_host() { (void)kvm::System(); }
-
-Machine::Machine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-Machine::~Machine() = default;
-
-const MachineConfig& Machine::config() const { return impl_->config(); }
-GuestMemory& Machine::memory() { return impl_->memory(); }
-DirtyLog Machine::dirty_log() const { return impl_->dirty_log(); }
-void Machine::resume() { impl_->resume(); }
-void Machine::pause() { impl_->pause(); }
-bool Machine::paused() const { return impl_->paused(); }
-void Machine::start_dirty_tracking() { impl_->start_dirty_tracking(); }
-void Machine::stop_dirty_tracking() { impl_->stop_dirty_tracking(); }
-std::vector<Gfn> Machine::harvest_dirty_pages() { return impl_->harvest_dirty_pages(); }
-void Machine::announce() { impl_->announce(); }
-Bytes Machine::save() { return impl_->save(); }
-std::optional<std::chrono::steady_clock::time_point> Machine::first_entry() const { return impl_->first_entry(); }
-std::optional<MachineExit> Machine::wait_for_exit(std::chrono::milliseconds timeout) {
-  return impl_->wait_for_exit(timeout);
-}
-void Machine::request_exit() { impl_->end({ExitReason::kRequested, ""}); }
 
 }  // namespace pollux::vmm

@@ -1,0 +1,230 @@
+#include "tests/support/deterministic_guest.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <thread>
+
+#include "base/error.h"
+#include "tests/support/test_machine.h"
+#include "vmm/gates/pass_through.h"
+
+namespace pollux::testing {
+
+// Disks in memory; what is printed and sent is kept.
+class DeterministicGuest::Gate final : public vmm::OutputGate {
+ public:
+  explicit Gate(const std::vector<std::uint64_t>& disks) {
+    for (const std::uint64_t bytes : disks) disks_.emplace_back(bytes);
+  }
+  bool transmit(vmm::NicIndex, ByteView frame) override {
+    const std::lock_guard lock(mutex_);
+    frames_.emplace_back(frame.begin(), frame.end());
+    return frames_.size() % 5 != 0;  // what a gate answers is no matter of the guest's
+  }
+  void on_room(std::function<void()>) override {}
+  void console(vmm::ConsoleIndex, ByteView bytes) override {
+    const std::lock_guard lock(mutex_);
+    console_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  }
+  bool read(vmm::DiskIndex disk, std::uint64_t offset, MutableByteView into) override {
+    delay();
+    std::memcpy(into.data(), disks_[disk.value].data() + offset, into.size());
+    return true;
+  }
+  bool write(vmm::DiskIndex disk, std::uint64_t offset, ByteView from) override {
+    delay();
+    std::memcpy(disks_[disk.value].data() + offset, from.data(), from.size());
+    return true;
+  }
+  bool discard(vmm::DiskIndex disk, std::uint64_t offset, std::uint64_t length) override {
+    std::memset(disks_[disk.value].data() + offset, 0, length);
+    return true;
+  }
+  bool flush(vmm::DiskIndex) override {
+    delay();
+    return true;
+  }
+
+  std::mutex mutex_;
+  std::string console_;
+  std::vector<Bytes> frames_;
+  std::vector<Bytes> disks_;
+  std::atomic<std::int64_t> delay_us_ = 0;
+
+ private:
+  void delay() const {
+    if (const std::int64_t us = delay_us_; us > 0) std::this_thread::sleep_for(std::chrono::microseconds(us));
+  }
+};
+
+class DeterministicGuest::Host final : public vmm::InputGate {
+ public:
+  void attach(vmm::ArrivalSink& sink) override { gate_.attach(sink); }
+  void offer(vmm::Arrival arrival) override { gate_.offer(std::move(arrival)); }
+  std::chrono::nanoseconds wall_clock() override { return gate_.wall_clock(); }
+  void entropy(MutableByteView into) override { gate_.entropy(into); }
+
+ private:
+  vmm::PassThroughInput gate_;
+};
+
+class DeterministicGuest::PipeConsole final : public vmm::ConsolePort {
+ public:
+  explicit PipeConsole(int fd) : fd_(fd) {}
+  int poll_fd() const override { return fd_.get(); }
+  Bytes read() override {
+    Bytes bytes(4096);
+    const auto got = ::read(fd_.get(), bytes.data(), bytes.size());
+    bytes.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
+    return bytes;
+  }
+  void write(ByteView) override {}
+
+ private:
+  Fd fd_;
+};
+
+// Datagrams of a socket pair are its frames.
+class DeterministicGuest::PipeNic final : public vmm::Nic {
+ public:
+  explicit PipeNic(int fd) : fd_(fd) {}
+  int poll_fd() const override { return fd_.get(); }
+  std::optional<Bytes> receive() override {
+    Bytes frame(vmm::kMaxFrame);
+    const auto got = ::recv(fd_.get(), frame.data(), frame.size(), MSG_DONTWAIT);
+    if (got <= 0) return std::nullopt;
+    frame.resize(static_cast<std::size_t>(got));
+    return frame;
+  }
+  void send(ByteView) override {}
+
+ private:
+  Fd fd_;
+};
+
+std::string guest_path(const std::string& name) { return std::string(POLLUX_GUESTS) + "/" + name; }
+
+namespace {
+
+vmm::MachineConfig machine_config(const DeterministicGuestConfig& config) {
+  vmm::MachineConfig machine;
+  machine.memory_bytes = config.memory_bytes;
+  for (const std::uint64_t bytes : config.disks) machine.disks.push_back({bytes, false});
+  for (unsigned i = 0; i < config.nics; ++i) machine.nics.push_back({{0x52, 0x54, 0, 0, 0, static_cast<std::uint8_t>(i + 1)}});
+  return machine;
+}
+
+// Only its presence counts: the gate has the disks.
+std::unique_ptr<vmm::Image> some_image(std::uint64_t bytes) {
+  char path[] = "/tmp/pollux-disk-XXXXXX";
+  const Fd file(::mkstemp(path));
+  POLLUX_ASSERT(file && ::ftruncate(file.get(), static_cast<off_t>(bytes)) == 0);
+  auto image = std::make_unique<vmm::Image>(path, false);
+  ::unlink(path);
+  return image;
+}
+
+}  // namespace
+
+void DeterministicGuest::open_backends() {
+  std::vector<std::unique_ptr<vmm::Image>> images;
+  for (const std::uint64_t bytes : config_.disks) images.push_back(some_image(bytes));
+  std::vector<std::unique_ptr<vmm::Nic>> nics;
+  for (unsigned i = 0; i < config_.nics; ++i) {
+    int pair[2];
+    POLLUX_ASSERT(::socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair) == 0);
+    nics.push_back(std::make_unique<PipeNic>(pair[0]));
+    if (i == 0) {
+      nic_input_ = pair[1];
+    } else {
+      ::close(pair[1]);
+    }
+  }
+  int pipe[2];
+  POLLUX_ASSERT(::pipe2(pipe, O_CLOEXEC) == 0);
+  console_input_ = pipe[1];
+  backends_ = std::make_unique<vmm::Backends>(std::move(images), std::move(nics), vmm::open_console("none", [] {}),
+                                              std::make_unique<PipeConsole>(pipe[0]));
+  gate_ = std::make_unique<Gate>(config_.disks);
+  host_ = std::make_unique<Host>();
+}
+
+DeterministicGuest::DeterministicGuest(const DeterministicGuestConfig& config) : config_(config) {
+  open_backends();
+  machine_ = vmm::DeterministicMachine::boot(machine_config(config_), {guest_path(config_.kernel), "", config_.command_line},
+                                             *backends_, *host_, *gate_, config_.options);
+}
+
+DeterministicGuest::DeterministicGuest(const DeterministicGuestConfig& config, DeterministicGuest& other)
+    : config_(config) {
+  open_backends();
+  const Bytes state = other.machine().save();
+  gate_->disks_ = other.gate_->disks_;
+  machine_ = vmm::DeterministicMachine::restore(machine_config(config_), copy_of(other.machine().memory()), state,
+                                                *backends_, *host_, *gate_, config_.options);
+}
+
+DeterministicGuest::~DeterministicGuest() {
+  machine_.reset();
+  ::close(console_input_);
+  if (nic_input_ >= 0) ::close(nic_input_);
+}
+
+RecordedRun DeterministicGuest::record(vmm::EpochLength length, std::size_t epochs,
+                               const std::function<void(const vmm::EpochEnd&)>& between) {
+  RecordedRun run;
+  while (!machine_->exit() && run.epochs.size() < epochs) {
+    vmm::EpochEnd end = machine_->record_epoch(length);
+    if (end.why == vmm::EpochEnd::Why::kStopped) continue;
+    POLLUX_ASSERT(end.why == vmm::EpochEnd::Why::kEpochEnd);
+    run.inputs.push_back(encode(end.inputs));
+    run.digests.push_back(end.digest);
+    if (between) between(end);
+    run.epochs.push_back(std::move(end));
+  }
+  run.exit = machine_->exit();
+  return run;
+}
+
+std::string DeterministicGuest::replay(const RecordedRun& run, std::size_t epochs,
+                                       const std::function<void(const vmm::EpochEnd&)>& between) {
+  const std::uint64_t first = run.epochs.front().number.value;
+  for (std::size_t done = 0; done < epochs; ++done) {
+    const std::uint64_t at = machine_->epoch().value - first;
+    if (at >= run.inputs.size()) return "";
+    if (machine_->exit()) return fmt::format("epoch {}: the machine ended already", at);
+    const vmm::EpochEnd end = machine_->replay_epoch(vmm::decode_epoch_inputs(run.inputs[at]));
+    if (end.why != vmm::EpochEnd::Why::kEpochEnd) return fmt::format("epoch {}: {}", at + first, end.divergence);
+    if (const auto how = difference(run.digests[at], end.digest)) return fmt::format("epoch {}: {}", at + first, *how);
+    if (between) between(end);
+  }
+  return "";
+}
+
+std::string DeterministicGuest::console() {
+  const std::lock_guard lock(gate_->mutex_);
+  return gate_->console_;
+}
+
+Bytes& DeterministicGuest::disk(std::size_t index) { return gate_->disks_.at(index); }
+
+std::vector<Bytes> DeterministicGuest::frames_sent() {
+  const std::lock_guard lock(gate_->mutex_);
+  return gate_->frames_;
+}
+
+void DeterministicGuest::type(const std::string& text) {
+  POLLUX_ASSERT(::write(console_input_, text.data(), text.size()) == static_cast<ssize_t>(text.size()));
+}
+
+void DeterministicGuest::send_frame(Bytes frame) {
+  POLLUX_ASSERT(::send(nic_input_, frame.data(), frame.size(), 0) == static_cast<ssize_t>(frame.size()));
+}
+
+void DeterministicGuest::slow_disks(std::chrono::microseconds delay) { gate_->delay_us_ = delay.count(); }
+
+}  // namespace pollux::testing

@@ -1,0 +1,80 @@
+// A deterministic machine running one of the guests in tests/guests/lockstep, with disks in memory, consoles and NICs
+// that the test writes and reads.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "vmm/deterministic/deterministic_machine.h"
+
+namespace pollux::testing {
+
+struct DeterministicGuestConfig {
+  std::string kernel{};  // a guest's name
+  std::string command_line{};
+  std::uint64_t memory_bytes = std::uint64_t{16} << 20;
+  std::vector<std::uint64_t> disks{};  // bytes of each
+  unsigned nics = 0;
+  vmm::DeterministicOptions options{};
+};
+
+// What was recorded, and what each epoch ended with.
+struct RecordedRun {
+  std::vector<Bytes> inputs;  // encoded
+  std::vector<vmm::EpochDigest> digests;
+  std::vector<vmm::EpochEnd> epochs;
+  std::optional<vmm::MachineExit> exit;
+  [[nodiscard]] bool ended() const {
+    return exit.has_value() && exit->reason == vmm::ExitReason::kPowerOff && exit->detail.empty();
+  }
+};
+
+class DeterministicGuest {
+ public:
+  explicit DeterministicGuest(const DeterministicGuestConfig& config);
+  // A copy of another's machine as it is between two epochs, with its disks.
+  DeterministicGuest(const DeterministicGuestConfig& config, DeterministicGuest& other);
+  ~DeterministicGuest();
+
+  [[nodiscard]] vmm::DeterministicMachine& machine() { return *machine_; }
+  // Records until the machine ended, or for so many epochs more. `between` is called after each.
+  RecordedRun record(vmm::EpochLength length, std::size_t epochs = ~std::size_t{0},
+             const std::function<void(const vmm::EpochEnd&)>& between = {});
+  // Repeats the run from this machine's present epoch on; empty when every epoch was alike, else how the first that
+  // was not differs.
+  std::string replay(const RecordedRun& run, std::size_t epochs = ~std::size_t{0},
+                     const std::function<void(const vmm::EpochEnd&)>& between = {});
+
+  [[nodiscard]] std::string console();
+  [[nodiscard]] Bytes& disk(std::size_t index);
+  [[nodiscard]] std::vector<Bytes> frames_sent();
+  // From any thread.
+  void type(const std::string& text);
+  void send_frame(Bytes frame);
+  // Every disk operation takes at least as long.
+  void slow_disks(std::chrono::microseconds delay);
+
+ private:
+  class Gate;
+  class Host;
+  class PipeConsole;
+  class PipeNic;
+
+  void open_backends();
+
+  DeterministicGuestConfig config_;
+  std::unique_ptr<Gate> gate_;
+  std::unique_ptr<Host> host_;
+  std::unique_ptr<vmm::Backends> backends_;
+  int console_input_ = -1;  // the pipe's writing end
+  int nic_input_ = -1;
+  std::unique_ptr<vmm::DeterministicMachine> machine_;
+};
+
+std::string guest_path(const std::string& name);
+
+}  // namespace pollux::testing

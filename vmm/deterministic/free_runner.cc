@@ -1,0 +1,58 @@
+#include "vmm/deterministic/free_runner.h"
+
+#include <pthread.h>
+
+#include "base/error.h"
+#include "vmm/kvm/kick_signal.h"
+
+namespace pollux::vmm {
+
+FreeRunner::~FreeRunner() {
+  {
+    const std::lock_guard lock(mutex_);
+    POLLUX_ASSERT(parked_ && !run_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+void FreeRunner::unpark() {
+  const std::lock_guard lock(mutex_);
+  POLLUX_ASSERT(parked_);
+  run_ = true;
+  parked_ = false;
+  if (!thread_.joinable()) thread_ = std::thread([this] { main(); });
+  changed_.notify_all();
+}
+
+void FreeRunner::request_park() {
+  const std::lock_guard lock(mutex_);
+  run_ = false;
+  changed_.notify_all();
+}
+
+bool FreeRunner::wait_parked(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, timeout, [this] { return parked_; });
+}
+
+void FreeRunner::main() {
+  kvm::accept_only_kicks();
+  ::pthread_setname_np(::pthread_self(), "vcpu 0");
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    while (run_) {
+      lock.unlock();
+      const bool more = run_epoch_();
+      lock.lock();
+      if (!more) run_ = false;
+    }
+    parked_ = true;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return run_ || stopping_; });
+    if (stopping_) return;
+  }
+}
+
+}  // namespace pollux::vmm
