@@ -10,6 +10,13 @@ import unittest
 from processes import GUEST, POLLUX, Processes, free_ports
 
 
+class Status(dict):
+    """What a replica says of itself. Between two roles it has no term, say: then that is None."""
+
+    def __missing__(self, key):
+        return None
+
+
 class Control(Processes):
     def ctl(self, host: str, *words: str, code: int = 0) -> str:
         result = subprocess.run([POLLUX, "ctl", "--socket", self.folder / f"{host}.sock", *words], timeout=90,
@@ -26,8 +33,8 @@ class Control(Processes):
             result = subprocess.run([POLLUX, "ctl", "--socket", self.folder / f"{host}.sock", "--json", "status"],
                                     stdin=subprocess.DEVNULL, capture_output=True, text=True)
             answer = json.loads(result.stdout) if result.stdout else {"ok": False}
-            if answer["ok"] and holds(answer["status"]):
-                return answer["status"]
+            if answer["ok"] and holds(status := Status(answer["status"])):
+                return status
             time.sleep(0.05)
         self.fail(f"{host} did not come to that: {result.stdout}{result.stderr}")
 
