@@ -8,6 +8,9 @@
 
 namespace pollux::cli {
 
+// --epoch-length; 0: not given. Throws UsageError.
+[[nodiscard]] vmm::EpochLength epoch_length_of(std::uint64_t sites);
+
 class MachineOptions {
  public:
   void add_to(CLI::App& app);
@@ -16,6 +19,8 @@ class MachineOptions {
   // Throws UsageError naming the option.
   [[nodiscard]] std::unique_ptr<vmm::Machine> boot(vmm::Backends& backends, vmm::InputGate& input,
                                                    vmm::OutputGate& output) const;
+  [[nodiscard]] bool deterministic() const { return profile() == vmm::MachineProfile::kDeterministic; }
+  [[nodiscard]] vmm::EpochLength epoch_length() const { return epoch_length_of(epoch_length_); }
   // What can be said without opening anything.
   void check() const;
 

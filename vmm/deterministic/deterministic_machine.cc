@@ -132,6 +132,8 @@ class DeterministicVm final : public DeterministicMachine {
   EpochEnd replay_epoch(const EpochInputs& inputs) override;
   void interrupt() override;
   void promote() override;
+  std::vector<Gfn> altered_pages() override;
+  std::unique_ptr<GuestMemory> give_up_memory() override;
 
  private:
   enum class Ran { kBoundary, kStopped, kExhausted };
@@ -620,6 +622,16 @@ Digest DeterministicVm::register_digest() {
 void DeterministicVm::promote() {
   POLLUX_ASSERT(!under_way_);
   devices_.make_uncertain();
+}
+
+std::vector<Gfn> DeterministicVm::altered_pages() {
+  POLLUX_ASSERT(paused_ && digests_known_);
+  return page_digests_.altered();
+}
+
+std::unique_ptr<GuestMemory> DeterministicVm::give_up_memory() {
+  POLLUX_ASSERT(paused_);
+  return std::move(memory_);
 }
 
 void DeterministicVm::announce() {

@@ -75,6 +75,10 @@ std::string to_string(const Digest& digest) { return fmt::format("{:016x}{:016x}
 
 Digest EpochDigest::combined() const { return digest_of(encode(*this)); }
 
+std::vector<Gfn> differing_pages(const EpochDigest& expected, const EpochDigest& found) {
+  return differing_pages(expected.pages, found.pages);
+}
+
 std::optional<std::string> difference(const EpochDigest& expected, const EpochDigest& found) {
   if (expected == found) return std::nullopt;
   std::string text;
@@ -119,6 +123,16 @@ PageDigests::PageDigests(const GuestMemory& memory) : memory_(memory) {
 }
 
 Digest& PageDigests::at(Gfn gfn) { return digests_.at(index_of(gfn)); }
+
+const Digest& PageDigests::at(Gfn gfn) const { return digests_.at(index_of(gfn)); }
+
+std::vector<Gfn> PageDigests::altered() const {
+  std::vector<Gfn> pages;
+  for (const Gfn gfn : memory_.all_gfns()) {
+    if (digest_of(memory_.page(gfn)) != at(gfn)) pages.push_back(gfn);
+  }
+  return pages;
+}
 
 void PageDigests::refresh() {
   for (const Gfn gfn : memory_.all_gfns()) at(gfn) = digest_of(memory_.page(gfn));

@@ -41,6 +41,9 @@ struct EpochDigest {
   [[nodiscard]] Digest combined() const;
 };
 
+// The pages that differ in them, ascending: also those that are in only one of them.
+[[nodiscard]] std::vector<Gfn> differing_pages(const EpochDigest& expected, const EpochDigest& found);
+
 // Nothing when they are equal; else in one line what differs in `found` from `expected`, by addresses.
 [[nodiscard]] std::optional<std::string> difference(const EpochDigest& expected, const EpochDigest& found);
 
@@ -59,9 +62,12 @@ class PageDigests {
   void refresh();
   // Of these pages, ascending, the ones that differ from what they were.
   [[nodiscard]] std::vector<PageDigest> update(std::span<const Gfn> dirty);
+  // The pages of all memory, ascending, that are not as their digests say: nobody told that they were written.
+  [[nodiscard]] std::vector<Gfn> altered() const;
 
  private:
   [[nodiscard]] Digest& at(Gfn gfn);
+  [[nodiscard]] const Digest& at(Gfn gfn) const;
 
   const GuestMemory& memory_;
   std::vector<Digest> digests_;
