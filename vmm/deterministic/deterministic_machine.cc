@@ -622,6 +622,8 @@ Digest DeterministicVm::register_digest() {
 void DeterministicVm::promote() {
   POLLUX_ASSERT(!under_way_);
   devices_.make_uncertain();
+  const std::lock_guard lock(runner_mutex_);
+  first_entry_.reset();  // of what runs by itself now
 }
 
 std::vector<Gfn> DeterministicVm::altered_pages() {
