@@ -48,6 +48,8 @@ class LockstepReplica {
   [[nodiscard]] bool executes() const { return running_ != nullptr && !diverged_; }
   // From any thread: apply() ends soon, by an Error.
   void interrupt();
+  // While it executes.
+  [[nodiscard]] vmm::DeterministicMachine& machine() { return *running_->machine; }
   // For promotion.
   [[nodiscard]] std::unique_ptr<ExecutingMachine> give_up() { return std::move(running_); }
 

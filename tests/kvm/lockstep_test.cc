@@ -380,5 +380,114 @@ TEST_F(Lockstep, TwentyThousandEpochsWithoutADivergence) {
   EXPECT_FALSE(ends.backups[0].failed) << ends.backups[0].reason;
 }
 
+// A replica without network: its records come from a machine beside it.
+class Replica : public Lockstep {
+ protected:
+  static constexpr vmm::EpochLength kLength{20'000};
+
+  // The guest has run for a while; the replica has its state.
+  void begin(const std::string& kernel, const std::string& command_line) {
+    guest_ = std::make_unique<DeterministicGuest>(DeterministicGuestConfig{.kernel = kernel, .command_line = command_line});
+    (void)guest_->record(kLength, 30);
+    image_ = std::make_unique<backup::ReplicaImage>(guest_->machine().config(), *host_.backends);
+    replica_ = std::make_unique<backup::LockstepReplica>(*image_, *host_.backends, kLength);
+    EXPECT_FALSE(replica_->apply(pages_record(guest_->machine().memory().all_gfns())).has_value());
+  }
+
+  backup::EpochRecord pages_record(const std::vector<vmm::Gfn>& gfns) {
+    backup::EpochRecord record;
+    record.epoch = epoch_;
+    for (const vmm::Gfn gfn : gfns) {
+      const auto page = std::as_const(guest_->machine().memory()).page(gfn);
+      record.pages.emplace_back(protocol::EpochPages{epoch_, {{{gfn.value}, 1, false}}}, Bytes(page.begin(), page.end()));
+    }
+    record.state = guest_->machine().save();
+    return record;
+  }
+
+  // The guest's next epoch, and the pages it changed.
+  backup::EpochRecord next_record(std::vector<vmm::Gfn>* changed = nullptr) {
+    epoch_ = epoch_.next();
+    const RecordedRun run = guest_->record(kLength, 1);
+    POLLUX_ASSERT(run.inputs.size() == 1);
+    if (changed != nullptr) {
+      for (const vmm::PageDigest& page : run.digests[0].pages) changed->push_back(page.gfn);
+    }
+    backup::EpochRecord record;
+    record.epoch = epoch_;
+    record.inputs = run.inputs[0];
+    record.digest = encode(run.digests[0]);
+    return record;
+  }
+
+  void expect_alike(int epochs) {
+    for (int i = 0; i < epochs; ++i) {
+      const auto diverged = replica_->apply(next_record());
+      EXPECT_FALSE(diverged.has_value()) << "in epoch " << epoch_.value;
+    }
+  }
+
+  void flip(vmm::Gfn gfn) {
+    const auto view = replica_->machine().memory().view(vmm::GuestAddress{gfn.value << kPageShift}, kPageSize);
+    // Behind everybody's back: not marked dirty.
+    const_cast<std::byte&>((*view)[kPageSize - 1]) ^= std::byte{0x10};
+  }
+
+  Host host_;
+  protocol::EpochId epoch_;
+  std::unique_ptr<DeterministicGuest> guest_;
+  std::unique_ptr<backup::ReplicaImage> image_;
+  std::unique_ptr<backup::LockstepReplica> replica_;
+};
+
+TEST_F(Replica, AFlippedByteIsFoundInItsEpochAndHealed) {
+  begin("memory_writer", "rounds=100000 pages=200");
+  expect_alike(20);
+  std::vector<vmm::Gfn> changed;
+  const backup::EpochRecord record = next_record(&changed);
+  ASSERT_GT(changed.size(), 50u);
+  const vmm::Gfn wrong = changed[changed.size() / 2];  // of the array: the stack and the rest are at the ends
+  const vmm::Gfn unused = replica_->machine().memory().all_gfns().back();
+  flip(wrong);
+  flip(unused);  // and what no epoch touches is found with it
+  const auto diverged = replica_->apply(record);
+  ASSERT_TRUE(diverged.has_value());
+  EXPECT_EQ(diverged->epoch, epoch_);
+  EXPECT_FALSE(diverged->all_pages);
+  EXPECT_THAT(diverged->pages, ::testing::ElementsAre(protocol::PageNumber{wrong.value}, protocol::PageNumber{unused.value}));
+  EXPECT_FALSE(replica_->executes());
+
+  (void)next_record(&changed);  // the primary is further by then
+  for (const protocol::PageNumber page : diverged->pages) changed.push_back({page.value});
+  EXPECT_FALSE(replica_->apply(pages_record(changed)).has_value());
+  EXPECT_TRUE(replica_->executes());
+  EXPECT_EQ(first_difference(replica_->machine().memory(), guest_->machine().memory()), std::nullopt);
+  expect_alike(20);
+  EXPECT_EQ(first_difference(replica_->machine().memory(), guest_->machine().memory()), std::nullopt);
+}
+
+// One that leads the guest elsewhere: it ends its epoch for another reason, or asks for other values.
+TEST_F(Replica, AGuestLedAstrayIsHealed) {
+  begin("idle", "");
+  expect_alike(5);
+  backup::EpochRecord record = next_record();
+  vmm::EpochInputs inputs = vmm::decode_epoch_inputs(record.inputs);
+  inputs.boundary = inputs.boundary == vmm::EpochBoundary::kWaited ? vmm::EpochBoundary::kExpired : vmm::EpochBoundary::kWaited;
+  record.inputs = encode(inputs);
+  const auto diverged = replica_->apply(record);
+  ASSERT_TRUE(diverged.has_value());
+  std::vector<vmm::Gfn> changed;
+  (void)next_record(&changed);
+  EXPECT_FALSE(replica_->apply(pages_record(guest_->machine().memory().all_gfns())).has_value());
+  expect_alike(5);
+}
+
+TEST_F(Replica, InputsThatAreNoneAreAnError) {
+  begin("memory_writer", "rounds=100000 pages=200");
+  backup::EpochRecord record = next_record();
+  record.inputs.resize(record.inputs.size() / 2);
+  EXPECT_THROW((void)replica_->apply(record), Error);
+}
+
 }  // namespace
 }  // namespace pollux::testing
