@@ -4,6 +4,7 @@
 
 #include <condition_variable>
 #include <mutex>
+#include <set>
 #include <utility>
 
 #include "backup/replication_session.h"
@@ -25,9 +26,9 @@ protocol::LinkOptions link_options(const BackupOptions& options) {
 
 struct Backup::Impl {
   Impl(BackupOptions given, const protocol::session::SecretKey& own) : options(std::move(given)), key(own) {
-    POLLUX_ASSERT(options.listen || options.join);
+    POLLUX_ASSERT(options.listen || !options.join.empty());
     if (!options.listen) return;
-    listener = std::make_shared<protocol::Listener>(*options.listen, key, std::vector{options.primary_key},
+    listener = std::make_shared<protocol::Listener>(*options.listen, key, options.primary_keys,
                                                     link_options(options));
   }
 
@@ -40,9 +41,11 @@ struct Backup::Impl {
   BackupOptions options;
   const protocol::session::SecretKey& key;
   std::shared_ptr<protocol::Listener> listener;
-  std::string last_said;
+  std::set<std::string> said;
+  std::size_t next_join = 0;
 
-  std::mutex mutex;
+  mutable std::mutex mutex;
+  SessionStatus last_session;
   std::condition_variable changed;
   bool stop_requested = false;
   ReplicationSession* session = nullptr;  // while one runs
@@ -61,6 +64,13 @@ void Backup::stop() {
   impl_->changed.notify_all();
 }
 
+BackupStatus Backup::status() const {
+  const std::lock_guard lock(impl_->mutex);
+  if (impl_->session == nullptr) return {impl_->options.join.empty() ? "waiting" : "joining", impl_->last_session};
+  const SessionStatus session = impl_->session->status();
+  return {std::string(to_string(session.state)), session};
+}
+
 bool Backup::Impl::stopped_within(std::chrono::milliseconds time) {
   std::unique_lock lock(mutex);
   return changed.wait_for(lock, time, [this] { return stop_requested; });
@@ -68,12 +78,14 @@ bool Backup::Impl::stopped_within(std::chrono::milliseconds time) {
 
 // What happens at every attempt is said once.
 void Backup::Impl::say_once(const std::string& line) {
-  if (std::exchange(last_said, line) != line) spdlog::info("{}", line);
+  constexpr std::size_t kMaxSaid = 32;
+  if (said.size() >= kMaxSaid) said.clear();
+  if (said.insert(line).second) spdlog::info("{}", line);
 }
 
 // Null: stopped.
 std::unique_ptr<protocol::Link> Backup::Impl::wait_for_primary() {
-  if (options.join) return join_primary();
+  if (!options.join.empty()) return join_primary();
   while (!stopped_within(0ms)) {
     if (auto link = listener->accept(200ms)) {
       spdlog::info("primary connected from {}", link->peer_address());
@@ -86,10 +98,11 @@ std::unique_ptr<protocol::Link> Backup::Impl::wait_for_primary() {
 std::unique_ptr<protocol::Link> Backup::Impl::join_primary() {
   constexpr auto kRetryInterval = 500ms;
   for (auto pause = 0ms; !stopped_within(pause); pause = kRetryInterval) {
+    const JoinPoint& point = options.join[next_join++ % options.join.size()];
     try {
       protocol::LinkOptions link = link_options(options);
       link.deadline = 1000ms;  // in slices, so that a mute peer does not delay the end for long
-      return protocol::Link::connect(*options.join, key, options.primary_key, link);
+      return protocol::Link::connect(point.address, key, point.key, link);
     } catch (const protocol::LinkError& failure) {
       say_once(std::string(failure.what()) + "; trying again");
     }
@@ -131,15 +144,17 @@ BackupEnd Backup::run(vmm::Backends& backends) {
               .reason = "promoted"};
     }
     // Who joined a machine that does not fit here would refuse it again and again.
-    const bool again = outcome.again && !(impl_->options.join && outcome.failed);
-    if (!again) return {.failed = outcome.failed, .reason = outcome.reason};
-    impl_->say_once(outcome.reason + (impl_->options.join ? ": trying again" : ": waiting for another primary"));
-    if (impl_->options.join) (void)impl_->stopped_within(500ms);
+    const bool joins = !impl_->options.join.empty();
+    const bool again = outcome.again && !(joins && outcome.failed);
+    if (!again) return {.failed = outcome.failed, .fenced = outcome.fenced, .reason = outcome.reason};
+    impl_->say_once(outcome.reason + (joins ? ": trying again" : ": waiting for another primary"));
+    if (joins) (void)impl_->stopped_within(500ms);
   }
 }
 
 void Backup::Impl::set_session(ReplicationSession* current) {
   const std::lock_guard lock(mutex);
+  if (session != nullptr) last_session = session->status();
   session = current;
   if (session != nullptr && stop_requested) session->stop();
 }

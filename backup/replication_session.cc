@@ -83,7 +83,7 @@ SessionOutcome ReplicationSession::run() {
     outcome_->failed = true;
     outcome_->reason = disk_failure_;
   }
-  if (!outcome_->promote) (void)link_->flush(std::chrono::seconds(1));
+  if (!outcome_->promote || handed_over_) (void)link_->flush(std::chrono::seconds(1));
   link_->close();
   return *outcome_;
 }
@@ -156,7 +156,22 @@ void ReplicationSession::post(event::Event event) {
   changed_.notify_all();
 }
 
-void ReplicationSession::step(const event::Event& event) { handle(replica_.step(event, now())); }
+void ReplicationSession::step(const event::Event& event) {
+  handle(replica_.step(event, now()));
+  publish_status();
+}
+
+// For whoever asks: the state machine itself is this thread's alone.
+void ReplicationSession::publish_status() {
+  const std::lock_guard lock(mutex_);
+  status_ = {vm_, replica_.term(), replica_.state(), replica_.last_whole(), replica_.last_acknowledged(),
+             replica_.staged_bytes(), link_->peer_address()};
+}
+
+SessionStatus ReplicationSession::status() const {
+  const std::lock_guard lock(mutex_);
+  return status_;
+}
 
 // The header first: the state machine says whether the message is in order; only then is its body looked at. A
 // record's body must be staged before the effects of its close are carried out.
@@ -282,6 +297,10 @@ void ReplicationSession::carry_out(const event::Disconnect& effect) {
 // Nobody is heard while claiming, so there is nothing else to do meanwhile.
 void ReplicationSession::carry_out(const event::ClaimTerm& effect) {
   if (detected_ == TimePoint{}) detected_ = now();
+  publish_status();  // the arbiter may take its time
+  // The primary stands still and can lead on: a disk that fails here must do so before the term is taken.
+  handed_over_ = replica_.handed_over();
+  if (handed_over_ && !applier_->drain()) return fail(disk_failure_);
   switch (claim_ ? claim_(vm_, effect.term) : protocol::Verdict::kWon) {
     case protocol::Verdict::kWon: return step(event::TermWon{effect.term});
     case protocol::Verdict::kLost: return step(event::TermLost{effect.term});
@@ -303,7 +322,7 @@ void ReplicationSession::carry_out(const event::Promote& effect) {
 }
 
 void ReplicationSession::carry_out(const event::Fenced& effect) {
-  outcome_ = SessionOutcome{.failed = true, .reason = "fenced: " + effect.reason};
+  outcome_ = SessionOutcome{.failed = true, .fenced = true, .reason = "fenced: " + effect.reason};
 }
 
 void ReplicationSession::carry_out(const event::End& effect) {

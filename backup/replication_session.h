@@ -22,10 +22,21 @@
 
 namespace pollux::backup {
 
+struct SessionStatus {
+  protocol::VmId vm = {};
+  protocol::Term term = {};
+  protocol::BackupReplica::State state = protocol::BackupReplica::State::kIdle;
+  protocol::EpochId whole = {};
+  protocol::EpochId acknowledged = {};
+  std::uint64_t staged_bytes = 0;
+  std::string primary = {};  // its address
+};
+
 struct SessionOutcome {
   bool promote = false;
   bool again = false;           // nothing was touched: another primary may come
   bool failed = false;          // ended, and not as it should
+  bool fenced = false;          // because another replica leads the machine
   std::string reason = {};      // why the primary counts as lost, or why it is over
   protocol::VmId vm = {};
   protocol::Term term = {};      // promote: won, and
@@ -49,6 +60,8 @@ class ReplicationSession {
   SessionOutcome run();
   // Any thread: end without promotion.
   void stop();
+  // Any thread: as of the last step.
+  [[nodiscard]] SessionStatus status() const;
 
   // After run() said promote: every whole record is applied.
   [[nodiscard]] ReplicaImage& image() { return *image_; }
@@ -60,6 +73,7 @@ class ReplicationSession {
   void receive_one(protocol::Received received);
   void take_body(const protocol::Message& message, Bytes body);
   void step(const protocol::backup::Event& event);
+  void publish_status();
   void step_posted_events();
   void post(protocol::backup::Event event);
   void fail(const std::string& reason);
@@ -94,11 +108,13 @@ class ReplicationSession {
   bool unread_ = false;  // the link may hold more than was taken of it
   bool refused_ = false;
   bool sync_begun_ = false;
+  bool handed_over_ = false;  // it claims because the primary asked for it
   bool sync_complete_ = false;
   const std::chrono::nanoseconds silence_timeout_;
   protocol::TimePoint last_turn_;
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
+  SessionStatus status_;
   std::condition_variable changed_;
   std::deque<protocol::backup::Event> events_;
   std::string disk_failure_;

@@ -15,6 +15,7 @@
 #include "cli/exit_code.h"
 #include "cli/host_options.h"
 #include "cli/protection_options.h"
+#include "cli/replica_life.h"
 #include "cli/signals.h"
 #include "cli/stop_switch.h"
 #include "vmm/gates/pass_through.h"
@@ -29,12 +30,13 @@ struct BackupCommand {
   std::string listen;
   std::string join;
   std::string key;
-  std::string peer_key;
+  std::vector<std::string> peer_keys;
   std::uint64_t timeout_ms = 1000;
   std::uint64_t heartbeat_ms = 100;
   std::string staging = "4G";
   std::string primary_staging = "256M";
   std::string timeline;
+  LifeOptions life;
 };
 
 backup::BackupOptions to_options(const BackupCommand& command, const protocol::Claim& claim) {
@@ -46,8 +48,10 @@ backup::BackupOptions to_options(const BackupCommand& command, const protocol::C
     return for_option(option, [&] { return protocol::parse_address(text); });
   };
   if (!command.listen.empty()) options.listen = address("--listen", command.listen);
-  if (!command.join.empty()) options.join = address("--join", command.join);
-  options.primary_key = for_option("--peer-key", [&] { return protocol::session::load_public_key(command.peer_key); });
+  for (const std::string& path : command.peer_keys) {
+    options.primary_keys.push_back(for_option("--peer-key", [&] { return protocol::session::load_public_key(path); }));
+    if (!command.join.empty()) options.join.push_back({address("--join", command.join), options.primary_keys.back()});
+  }
   options.silence_timeout = std::chrono::milliseconds(command.timeout_ms);
   options.heartbeat_interval = std::chrono::milliseconds(command.heartbeat_ms);
   options.staging_bytes = parse_size("--staging", command.staging);
@@ -64,27 +68,8 @@ primary::PrimaryOptions to_primary_options(const BackupCommand& command, const p
   options.staging_bytes = parse_size("--primary-staging", command.primary_staging);
   if (options.staging_bytes < kSmallestBuffer) throw UsageError("--primary-staging: expected at least 4M");
   command.protection.apply_to(options);
+  options.join_keys = to_options(command, claim).primary_keys;
   return options;
-}
-
-// Leads the machine in the term it won, until the machine ends.
-vmm::MachineExit lead(backup::Promotion promotion, primary::PrimaryOptions options, const std::string& timeline_path,
-                      const protocol::session::SecretKey& key, vmm::Backends& backends, StopSwitch& stops) {
-  vmm::PassThroughInput input;
-  std::optional<backup::PromotedOutput> output;
-  std::optional<backup::FailoverReport> report;
-  options.listener = promotion.listener;
-  options.succession = primary::Succession{promotion.vm, promotion.term, promotion.timeline.epoch};
-  options.on_turn = [&](const vmm::Machine& machine) { report->look(promotion.timeline, machine); };
-  primary::Primary primary(std::move(options));
-  const StopSwitch::Use stop(stops, [&] { primary.stop(); });
-  const vmm::MachineExit exit = primary.run(key, backends, [&](vmm::OutputGate& gate) {
-    output.emplace(gate);
-    report.emplace(*output, backends.nic_count() > 0, timeline_path);
-    return promotion.restore(backends, input, *output);
-  });
-  report->finish(promotion.timeline);
-  return exit;
 }
 
 int run_backup(const BackupCommand& command) {
@@ -96,30 +81,21 @@ int run_backup(const BackupCommand& command) {
   primary::PrimaryOptions as_primary = to_primary_options(command, claim);
   StopSwitch stops;
   const std::unique_ptr<vmm::Backends> backends = command.host.open([&] { stops.stop(); });
-  backup::Backup backup(to_options(command, claim), key);
+  const backup::BackupOptions first = to_options(command, claim);
+  LifePlan plan{.as_primary = std::move(as_primary), .as_backup = first, .timeline_path = command.timeline};
+  plan.as_backup.join = command.life.rejoin(first.primary_keys);
+  control::Desk desk;
+  const std::unique_ptr<control::Server> server = command.life.open_control(desk);
+  ReplicaLife life(std::move(plan), key, *backends, stops, desk);
+  auto backup = std::make_unique<backup::Backup>(first, key);
   signals.on_signal([&] { stops.stop(); });
   if (!command.listen.empty()) {
-    spdlog::info("listening on {} (port {}){}", command.listen, backup.port(),
+    spdlog::info("listening on {} (port {}){}", command.listen, backup->port(),
                  command.join.empty() ? "" : ", for the time after a promotion");
   }
-  backup::BackupEnd end;
-  {
-    const StopSwitch::Use stop(stops, [&] { backup.stop(); });
-    end = backup.run(*backends);
-  }
-  if (end.promotion) {
-    const vmm::MachineExit exit =
-        lead(std::move(*end.promotion), std::move(as_primary), command.timeline, key, *backends, stops);
-    signals.disarm();
-    return exit_code_of(exit, signals.received());
-  }
+  const int exit_code = life.follow(std::move(backup), signals);
   signals.disarm();
-  if (end.failed) {
-    spdlog::error("{}", end.reason);
-    return kFailureExit;
-  }
-  spdlog::info("{}", end.reason);
-  return signals.received() == 0 ? 0 : 128 + signals.received();
+  return exit_code;
 }
 
 }  // namespace
@@ -132,7 +108,9 @@ void add_backup(CLI::App& app, int& exit_code) {
   command->add_option("--join", options->join, "HOST:PORT of a primary that runs unprotected: connects there until it can")
       ->type_name("ADDR");
   command->add_option("--key", options->key, "this host's secret key (pollux keygen)")->required()->type_name("FILE");
-  command->add_option("--peer-key", options->peer_key, "the primary's public key")->required()->type_name("FILE");
+  command->add_option("--peer-key", options->peer_keys, "the primary's public key; several: of each host that may lead or join")
+      ->required()
+      ->type_name("FILE");
   command->add_option("--timeout-ms", options->timeout_ms, "a primary that is silent for so long is lost")
       ->capture_default_str();
   command->add_option("--heartbeat-ms", options->heartbeat_ms, "interval of heartbeats")->capture_default_str();
@@ -140,6 +118,7 @@ void add_backup(CLI::App& app, int& exit_code) {
   command->add_option("--primary-staging", options->primary_staging, "once promoted: memory for page copies on their way to a backup; taken when one joins")
       ->capture_default_str();
   command->add_option("--timeline", options->timeline, "write the failover's timeline to this JSON file")->type_name("FILE");
+  options->life.add_to(*command);
   options->protection.add_to(*command);
   options->arbiter.add_to(*command);
   // Usually nobody sits at a backup's terminal, and its log lines would garble a guest's console.

@@ -11,5 +11,6 @@ void add_vm(CLI::App& app, int& exit_code);
 void add_primary(CLI::App& app, int& exit_code);
 void add_backup(CLI::App& app, int& exit_code);
 void add_keygen(CLI::App& app, int& exit_code);
+void add_ctl(CLI::App& app, int& exit_code);
 
 }  // namespace pollux::cli

@@ -22,6 +22,7 @@ exit codes:
   2   an option, a file or the configuration is wrong: standard error names it
   3   the guest reset itself (pollux does not start it again)
   4   the guest crashed: triple fault or a KVM error
+  5   the machine was handed over to another host (pollux ctl switchover), and --rejoin was not given
   130 ended by SIGINT (Ctrl-C)   143 ended by SIGTERM
 
 a guest in one line:
@@ -33,6 +34,9 @@ the same guest on two hosts, as one machine:
        --disk root.raw --net tap=tap0
   a$ pollux primary --backup b:7700 --key a.key --peer-key b.key.pub --arbiter etcd:http://c:2379
        --kernel ... --disk root.raw --net tap=tap0
+
+with --control PATH on either of them, it can be looked at and commanded:
+  a$ pollux ctl --socket PATH status        (see pollux ctl --help)
 
 Options may also stand in a file: --config FILE.toml, with the same names.)";
 
@@ -83,6 +87,7 @@ int main(int argc, char** argv) {
   cli::add_primary(app, exit_code);
   cli::add_backup(app, exit_code);
   cli::add_keygen(app, exit_code);
+  cli::add_ctl(app, exit_code);
   try {
     std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
     if (const CLI::App* command = called_command(app, arguments)) {

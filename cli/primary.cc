@@ -13,6 +13,7 @@
 #include "cli/exit_code.h"
 #include "cli/machine_options.h"
 #include "cli/protection_options.h"
+#include "cli/replica_life.h"
 #include "cli/signals.h"
 #include "cli/stop_switch.h"
 #include "protocol/primary_replica.h"
@@ -33,6 +34,8 @@ struct PrimaryCommand {
   std::uint64_t heartbeat_ms = 100;
   std::uint64_t connect_timeout_ms = 10'000;
   std::string staging = "256M";
+  std::string backup_staging = "4G";
+  LifeOptions life;
 };
 
 primary::PrimaryOptions to_options(const PrimaryCommand& command) {
@@ -61,18 +64,38 @@ primary::PrimaryOptions to_options(const PrimaryCommand& command) {
   return options;
 }
 
+std::vector<protocol::session::PublicKey> peer_keys(const PrimaryCommand& command) {
+  std::vector<protocol::session::PublicKey> keys;
+  for (const std::string& path : command.peer_keys) {
+    keys.push_back(for_option("--peer-key", [&] { return protocol::session::load_public_key(path); }));
+  }
+  return keys;
+}
+
 // Null: nobody may join.
 std::shared_ptr<protocol::Listener> open_listener(const PrimaryCommand& command, const protocol::session::SecretKey& key) {
   if (command.listen.empty()) return nullptr;
-  std::vector<protocol::session::PublicKey> accepted;
-  for (const std::string& path : command.peer_keys) {
-    accepted.push_back(for_option("--peer-key", [&] { return protocol::session::load_public_key(path); }));
-  }
   protocol::LinkOptions link;
   link.stall_timeout = std::chrono::milliseconds(command.timeout_ms);
   return for_option("--listen", [&] {
-    return std::make_shared<protocol::Listener>(protocol::parse_address(command.listen), key, accepted, link);
+    return std::make_shared<protocol::Listener>(protocol::parse_address(command.listen), key, peer_keys(command), link);
   });
+}
+
+// What it is after another replica took the lead, and after it got it back.
+LifePlan to_plan(const PrimaryCommand& command, const primary::PrimaryOptions& first) {
+  LifePlan plan{.as_primary = first, .as_backup = {}, .timeline_path = {}};
+  plan.as_primary.backups.clear();
+  plan.as_primary.listener = nullptr;
+  backup::BackupOptions& as_backup = plan.as_backup;
+  as_backup.primary_keys = peer_keys(command);
+  as_backup.join = command.life.rejoin(as_backup.primary_keys);
+  if (!command.listen.empty()) as_backup.listen = protocol::parse_address(command.listen);
+  as_backup.silence_timeout = first.silence_timeout;
+  as_backup.heartbeat_interval = first.heartbeat_interval;
+  as_backup.staging_bytes = parse_size("--backup-staging", command.backup_staging);
+  as_backup.claim = first.claim;
+  return plan;
 }
 
 int run_primary(const PrimaryCommand& command) {
@@ -82,21 +105,23 @@ int run_primary(const PrimaryCommand& command) {
   primary::PrimaryOptions options = to_options(command);
   const auto key = for_option("--key", [&] { return protocol::session::load_secret_key(command.key); });
   options.claim = command.arbiter.open();
+  options.join_keys = peer_keys(command);
   StopSwitch stops;
   const std::unique_ptr<vmm::Backends> backends = command.machine.host().open([&] { stops.stop(); });
   options.listener = open_listener(command, key);
   if (options.listener) spdlog::info("backups may join on {} (port {})", command.listen, options.listener->port());
   // A live line would garble a guest's console on the same terminal.
   options.status_line = ::isatty(STDERR_FILENO) && !command.machine.host().uses_terminal();
-  primary::Primary primary(std::move(options));
-  const StopSwitch::Use stop(stops, [&] { primary.stop(); });
+  control::Desk desk;
+  const std::unique_ptr<control::Server> server = command.life.open_control(desk);
+  ReplicaLife life(to_plan(command, options), key, *backends, stops, desk);
   signals.on_signal([&] { stops.stop(); });
   vmm::PassThroughInput input;
-  const vmm::MachineExit exit = primary.run(key, *backends, [&](vmm::OutputGate& output) {
-    return command.machine.boot(*backends, input, output);
-  });
+  const int exit_code = life.lead(
+      std::move(options),
+      [&](vmm::OutputGate& output) { return command.machine.boot(*backends, input, output); }, signals);
   signals.disarm();
-  return exit_code_of(exit, signals.received());
+  return exit_code;
 }
 
 }  // namespace
@@ -118,6 +143,10 @@ void add_primary(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   command->add_option("--staging", options->staging, "memory for page copies on their way to the backups")
       ->capture_default_str();
+  command->add_option("--backup-staging", options->backup_staging,
+                      "once a backup (--rejoin): memory for records that are not yet applied; more than the guest's RAM")
+      ->capture_default_str();
+  options->life.add_to(*command);
   options->protection.add_to(*command);
   options->arbiter.add_to(*command);
   options->machine.add_to(*command);

@@ -29,6 +29,11 @@ class StopSwitch {
     if (action_) action_();
   }
 
+  [[nodiscard]] bool stopped() {
+    const std::lock_guard lock(mutex_);
+    return stopped_;
+  }
+
  private:
   void set(std::function<void()> action) {
     const std::lock_guard lock(mutex_);

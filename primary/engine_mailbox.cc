@@ -53,6 +53,35 @@ void EngineMailbox::replicating() {
   unprotected_ = false;
 }
 
+void EngineMailbox::handover_ended(HandoverOutcome outcome) {
+  const std::lock_guard lock(mutex_);
+  outcome_ = std::move(outcome);
+  if (const auto since = std::exchange(handover_since_, {})) outcome_->stood_still = std::chrono::steady_clock::now() - *since;
+  handover_.reset();
+  changed_.notify_all();
+}
+
+void EngineMailbox::set_undecided(bool undecided) {
+  const std::lock_guard lock(mutex_);
+  undecided_ = undecided;
+  changed_.notify_all();
+}
+
+void EngineMailbox::set_held(bool held) {
+  const std::lock_guard lock(mutex_);
+  held_ = held;
+  changed_.notify_all();
+}
+
+bool EngineMailbox::request_handover(BackupId to) {
+  const std::lock_guard lock(mutex_);
+  if (handover_ || closed_) return false;
+  handover_ = to;
+  outcome_.reset();
+  changed_.notify_all();
+  return true;
+}
+
 void EngineMailbox::stop() {
   const std::lock_guard lock(mutex_);
   stopping_ = true;
@@ -73,6 +102,26 @@ bool EngineMailbox::failed() const {
 bool EngineMailbox::stopping() const {
   const std::lock_guard lock(mutex_);
   return stopping_;
+}
+
+bool EngineMailbox::is_undecided() const {
+  const std::lock_guard lock(mutex_);
+  return undecided_;
+}
+
+bool EngineMailbox::is_held() const {
+  const std::lock_guard lock(mutex_);
+  return held_;
+}
+
+std::optional<BackupId> EngineMailbox::requested_handover() const {
+  const std::lock_guard lock(mutex_);
+  return handover_;
+}
+
+std::optional<HandoverOutcome> EngineMailbox::handover_outcome() const {
+  const std::lock_guard lock(mutex_);
+  return outcome_;
 }
 
 bool EngineMailbox::is_unprotected() const {
@@ -119,6 +168,40 @@ bool EngineMailbox::wait_for_commit(EpochId epoch, std::chrono::nanoseconds time
   std::unique_lock lock(mutex_);
   changed_.wait_for(lock, timeout, [&] { return unprotected_ || failed_ || committed_ >= epoch; });
   return committed_ >= epoch;
+}
+
+void EngineMailbox::wait_for_news(std::chrono::nanoseconds timeout) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, timeout);
+}
+
+void EngineMailbox::set_standing(bool standing) {
+  const std::lock_guard lock(mutex_);
+  standing_ = standing;
+  changed_.notify_all();
+}
+
+void EngineMailbox::handover_began(std::chrono::steady_clock::time_point since) {
+  const std::lock_guard lock(mutex_);
+  handover_since_ = since;
+}
+
+void EngineMailbox::close() {
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
+  changed_.notify_all();
+}
+
+bool EngineMailbox::wait_until_standing(bool standing, std::chrono::nanoseconds timeout) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, timeout, [&] { return closed_ || standing_ == standing; });
+  return !closed_ && standing_ == standing;
+}
+
+std::optional<HandoverOutcome> EngineMailbox::wait_for_handover(std::chrono::nanoseconds timeout) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, timeout, [&] { return closed_ || outcome_.has_value(); });
+  return outcome_;
 }
 
 }  // namespace pollux::primary

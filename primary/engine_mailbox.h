@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "base/bytes.h"
@@ -23,6 +24,18 @@ struct DigestAnswer {
   Bytes digests;
 };
 
+// How an operator's wish to hand the machine over ended.
+struct HandoverOutcome {
+  enum class Kind {
+    kHandedOver,  // another replica leads
+    kTakenBack,   // it failed, and this one leads on
+    kRefused,     // not now: nothing has changed
+  };
+  Kind kind = Kind::kRefused;
+  std::string reason;
+  std::chrono::nanoseconds stood_still{};  // the guest, here, until this was known
+};
+
 // Thread safe.
 class EngineMailbox {
  public:
@@ -34,6 +47,13 @@ class EngineMailbox {
   void dropped(protocol::BackupId backup);
   void unprotected();
   void replicating();  // unprotected no more
+  void handover_ended(HandoverOutcome outcome);
+  // A backup is lost or given up, and the arbiter cannot be asked who goes on: nothing is committed meanwhile.
+  void set_undecided(bool undecided);
+  // Told by anyone: the guest is to stand still, or to run again.
+  void set_held(bool held);
+  // Told by anyone: hand the machine over to this backup; false: that is under way already.
+  bool request_handover(protocol::BackupId to);
   // Told by anyone: end the machine in an orderly way.
   void stop();
   // This host failed, or another leads: as stop(), and what is held may never leave.
@@ -42,6 +62,10 @@ class EngineMailbox {
   // Asked by the engine.
   [[nodiscard]] bool stopping() const;
   [[nodiscard]] bool failed() const;
+  [[nodiscard]] bool is_undecided() const;
+  [[nodiscard]] bool is_held() const;
+  [[nodiscard]] std::optional<protocol::BackupId> requested_handover() const;
+  [[nodiscard]] std::optional<HandoverOutcome> handover_outcome() const;
   [[nodiscard]] bool is_unprotected() const;
   [[nodiscard]] bool is_dropped(protocol::BackupId backup) const;
   [[nodiscard]] protocol::EpochId committed() const;
@@ -53,6 +77,19 @@ class EngineMailbox {
   bool wait_for_mark(protocol::BackupId backup, protocol::SyncMark mark);
   // Waits until `epoch` is committed, protection is lost, the host failed, or the timeout. True when committed.
   bool wait_for_commit(protocol::EpochId epoch, std::chrono::nanoseconds timeout);
+  // Waits for a change of anything above, at most so long.
+  void wait_for_news(std::chrono::nanoseconds timeout);
+
+  // Told by the engine: the guest stands still because it is held, or does not any more.
+  void set_standing(bool standing);
+  // Told by the engine: for the handover the guest stands still since then.
+  void handover_began(std::chrono::steady_clock::time_point since);
+  // Told by the engine when nobody can be asked any more.
+  void close();
+  // Asked by whoever waits for what it told. False: not within the timeout, or the machine has ended.
+  bool wait_until_standing(bool standing, std::chrono::nanoseconds timeout);
+  // Nothing: not within the timeout, or the machine ended otherwise. The next handover may be requested then.
+  std::optional<HandoverOutcome> wait_for_handover(std::chrono::nanoseconds timeout);
 
  private:
   mutable std::mutex mutex_;
@@ -63,7 +100,14 @@ class EngineMailbox {
   std::map<protocol::BackupId, protocol::SyncMark> marks_;  // the last of each
   std::set<protocol::BackupId> dropped_;  // without those dropped before the last sync began
   protocol::EpochId committed_{};
+  std::optional<protocol::BackupId> handover_;  // requested and not over
+  std::optional<HandoverOutcome> outcome_;      // of the last one
+  std::optional<std::chrono::steady_clock::time_point> handover_since_;
   bool unprotected_ = false;
+  bool undecided_ = false;
+  bool held_ = false;
+  bool standing_ = false;
+  bool closed_ = false;
   bool stopping_ = false;
   bool failed_ = false;
 };

@@ -18,6 +18,8 @@ using vmm::MachineExit;
 namespace {
 // How long the engine waits at a time before it looks at its mailbox again.
 constexpr auto kPollInterval = 20ms;
+// For the last epoch before a handover: the guest stands still meanwhile.
+constexpr auto kCommitTimeout = 5s;
 }  // namespace
 
 EpochEngine::EpochEngine(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
@@ -34,15 +36,26 @@ EpochEngine::EpochEngine(vmm::Machine& machine, vmm::Backends& backends, Holding
 
 MachineExit EpochEngine::run() {
   machine_.resume();
+  if (mailbox_.is_unprotected()) statistics_.set_protection("unprotected");
   std::optional<MachineExit> exit;
   while (!exit) exit = protected_ ? run_protected() : run_unprotected();
-  if (exit->reason != vmm::ExitReason::kHostFailed) finish();
+  if (exit->reason != vmm::ExitReason::kHostFailed && !handed_over_) finish();
+  mailbox_.close();
   return *exit;
 }
 
 // Until the machine ends or a full sync has made it protected.
 std::optional<MachineExit> EpochEngine::run_unprotected() {
   if (auto exit = wait(kPollInterval)) return exit;
+  if (mailbox_.is_held()) {
+    pause();
+    mailbox_.set_standing(true);
+  } else if (machine_.paused()) {
+    let_run();
+  }
+  if (mailbox_.requested_handover()) {
+    mailbox_.handover_ended({HandoverOutcome::Kind::kRefused, "the machine is unprotected"});
+  }
   std::vector<SyncTarget> backups = mailbox_.take_sync_requests();
   if (!backups.empty()) sync(std::move(backups));
   return std::nullopt;
@@ -72,18 +85,78 @@ std::optional<MachineExit> EpochEngine::run_protected() {
   }
   if (mailbox_.is_unprotected()) {
     lose_protection();
-  } else {
+  } else if (const auto to = mailbox_.requested_handover()) {
+    return hand_over(*to);
+  } else if (!stands_still()) {
     close_epoch();
   }
   return std::nullopt;
 }
 
+void EpochEngine::pause() {
+  if (!machine_.paused()) machine_.pause();
+}
+
+void EpochEngine::let_run() {
+  const bool held = mailbox_.is_held();
+  if (!held) machine_.resume();
+  mailbox_.set_standing(held);
+}
+
+// Since its last epoch was closed: then there is nothing to close. No longer held, it runs again.
+bool EpochEngine::stands_still() {
+  if (!machine_.paused()) return false;
+  if (!mailbox_.is_held()) let_run();
+  return true;
+}
+
+// The last epoch here: its outputs leave, and the backup is asked to go on from its end. Until the arbiter has given the
+// term to somebody the guest stands still.
+std::optional<MachineExit> EpochEngine::hand_over(BackupId to) {
+  using Kind = HandoverOutcome::Kind;
+  mailbox_.handover_began(Clock::now());
+  if (!machine_.paused()) close_epoch(Then::kStandStill);
+  if (!commit_all()) {
+    mailbox_.handover_ended({Kind::kRefused, "not everything could be committed: the guest runs on"});
+    let_run();
+    return std::nullopt;
+  }
+  replica_.post(protocol::primary::HandOverTo{to});
+  std::optional<HandoverOutcome> outcome;
+  while (!(outcome = mailbox_.handover_outcome())) {
+    if (mailbox_.failed()) return end_by_handover("the machine was being handed over when this host failed");
+    if (mailbox_.stopping()) return end_by_handover("stopped while the machine was being handed over");
+    if (options_.on_turn) options_.on_turn(machine_);
+    mailbox_.wait_for_news(kPollInterval);
+  }
+  if (outcome->kind == Kind::kHandedOver) return end_by_handover("handed over");
+  let_run();
+  return std::nullopt;
+}
+
+// Nothing of this machine leaves any more, neither what a disk under way emitted after its last epoch nor anything else.
+MachineExit EpochEngine::end_by_handover(const char* detail) {
+  handed_over_ = true;
+  return {vmm::ExitReason::kRequested, detail};
+}
+
+// False: not before something else came between.
+bool EpochEngine::commit_all() {
+  const auto deadline = Clock::now() + kCommitTimeout;
+  while (!mailbox_.wait_for_commit(closed_, kPollInterval)) {
+    const bool late = Clock::now() >= deadline;
+    if (mailbox_.is_unprotected() || mailbox_.stopping() || late) return false;
+  }
+  return true;
+}
+
 // It emits faster than epochs are committed, even lengthened ones: it stands still until the oldest is.
 void EpochEngine::hold_guest(EpochId oldest) {
-  machine_.pause();
+  const bool held = machine_.paused();
+  pause();
   while (!mailbox_.wait_for_commit(oldest, kPollInterval) && !mailbox_.is_unprotected() && !mailbox_.stopping()) {
   }
-  machine_.resume();
+  if (!held) machine_.resume();  // one that is to be held meanwhile is so at the end of an epoch
 }
 
 std::optional<MachineExit> EpochEngine::wait(std::chrono::nanoseconds time) {
@@ -92,18 +165,18 @@ std::optional<MachineExit> EpochEngine::wait(std::chrono::nanoseconds time) {
   return machine_.wait_for_exit(std::chrono::duration_cast<std::chrono::milliseconds>(time));
 }
 
-void EpochEngine::close_epoch() {
+void EpochEngine::close_epoch(Then then) {
   const EpochId epoch = closed_.next();
   pages_ = zero_pages_ = bytes_ = 0;
   open_shipped_ = false;
   const Clock::time_point paused_at = Clock::now();
-  machine_.pause();
+  pause();
   const std::vector<Gfn> dirty = machine_.harvest_dirty_pages();
   std::vector<std::unique_ptr<PageChunk>> chunks = copy_pages(dirty);
   const auto state = std::make_shared<const Bytes>(machine_.save());
   const std::shared_ptr<const HeldEpoch> held = gate_.seal(epoch);
-  machine_.resume();
-  const auto pause = Clock::now() - paused_at;
+  if (then == Then::kRun) let_run();
+  const auto pause_time = Clock::now() - paused_at;
 
   for (auto& chunk : chunks) ship_pages(std::move(chunk));
   std::uint64_t disk_operations = 0;
@@ -121,7 +194,7 @@ void EpochEngine::close_epoch() {
   replica_.post(protocol::primary::EpochClosed{epoch, held->flushed});
   ship_in_epoch(state_parcel(close, state));
   closed_ = epoch;
-  statistics_.epoch_closed({epoch, pause, dirty.size(), bytes_});
+  statistics_.epoch_closed({epoch, pause_time, dirty.size(), bytes_});
 }
 
 // Copies into the pool. When that is exhausted, the full chunks go out and the guest is held until one returns.
@@ -178,10 +251,10 @@ void EpochEngine::committed(EpochId epoch, bool durable_first) {
 
 void EpochEngine::lose_protection() {
   // The guest stands still meanwhile: one that goes on emitting would never let the gate come to an end.
-  machine_.pause();
+  pause();
   machine_.stop_dirty_tracking();
   gate_.pass();
-  machine_.resume();
+  let_run();
   protected_ = false;
   backups_.clear();
   statistics_.set_protection("unprotected");
@@ -192,10 +265,14 @@ void EpochEngine::finish() {
   if (protected_) {
     close_epoch();
     while (!mailbox_.wait_for_commit(closed_, kPollInterval) && !mailbox_.is_unprotected() && !mailbox_.failed()) {
+      if (mailbox_.stopping() && mailbox_.is_undecided()) {
+        given_up_ = true;
+        break;
+      }
     }
   }
-  machine_.pause();
-  if (mailbox_.failed()) return;  // what is held goes nowhere
+  pause();
+  if (mailbox_.failed() || given_up_) return;  // what is held goes nowhere
   gate_.pass();
   gate_.drain();
 }

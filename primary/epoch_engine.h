@@ -4,6 +4,9 @@
 // What happens while the guest stands still is all in close_epoch(), up to its resume: that is the epoch's pause,
 // and its floor is one memcpy of the dirty pages.
 //
+// An operator may hold the guest: it stands still at the end of an epoch, no epoch is cut, and everything else goes on.
+// A handover ends the engine with the guest standing still for good.
+//
 // Protection may come and go: a full sync for whom the mailbox names makes the machine protected, epochs go to these
 // backups only, and when none is left everything held is let out; until the next full sync. Epoch numbers go on.
 #pragma once
@@ -49,6 +52,10 @@ class EpochEngine {
   // been committed and let out, unless this host failed: then nothing more is. The calling thread is the machine's
   // controlling thread.
   vmm::MachineExit run();
+  // How run() ended: another replica was asked to lead, and this one did not take it back.
+  [[nodiscard]] bool handed_over() const { return handed_over_; }
+  // Or: it was stopped while nobody could say whether its last outputs may leave, so they did not.
+  [[nodiscard]] bool given_up() const { return given_up_; }
 
   // From the replica thread: outputs of every epoch up to `epoch` may leave. `durable_first`: protection is lost
   // and the own image must be durable before; run() sees to that.
@@ -66,7 +73,14 @@ class EpochEngine {
   void sync(std::vector<SyncTarget> backups);
   void hold_guest(protocol::EpochId oldest);
   std::optional<vmm::MachineExit> wait(std::chrono::nanoseconds time);
-  void close_epoch();
+  void pause();    // whether it stands still already or not
+  void let_run();  // unless it is held
+  bool stands_still();
+  vmm::MachineExit end_by_handover(const char* detail);
+  std::optional<vmm::MachineExit> hand_over(protocol::BackupId to);
+  bool commit_all();
+  enum class Then { kRun, kStandStill };
+  void close_epoch(Then then = Then::kRun);
   std::vector<std::unique_ptr<PageChunk>> copy_pages(const std::vector<vmm::Gfn>& gfns);
   void ship_pages(std::unique_ptr<const PageChunk> chunk);
   void ship_in_epoch(const Parcel& parcel);
@@ -84,6 +98,8 @@ class EpochEngine {
   Options options_;
 
   bool protected_ = false;  // the gate holds, epochs are cut
+  bool handed_over_ = false;
+  bool given_up_ = false;
   std::vector<SyncTarget> backups_;  // while protected: who gets the epochs' records
   protocol::EpochId closed_;
   // What has been shipped of the epoch that is being closed.

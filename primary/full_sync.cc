@@ -35,6 +35,7 @@ FullSync::FullSync(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& 
       mailbox_(mailbox),
       statistics_(statistics),
       end_(end),
+      stands_still_(machine.paused()),
       before_end_(std::move(before_end)) {
   for (SyncTarget& target : targets) targets_.push_back({std::move(target), {}, 0});
 }
@@ -64,22 +65,22 @@ bool FullSync::run() {
 bool FullSync::sync() {
   // Tracking begins before anything is read, so that whatever changes after it was read is sent again.
   gate_.track_writes(&written_blocks_);
-  machine_.pause();
+  pause();
   machine_.start_dirty_tracking();
-  machine_.resume();
+  resume();
   if (!compare_disks() || !send_blocks() || !send_all_memory() || !wait_until_received()) {
     give_up();
     return false;
   }
   for (unsigned round = 1;; ++round) {
-    machine_.pause();
+    pause();
     std::vector<Gfn> dirty = machine_.harvest_dirty_pages();
     const bool little = dirty.size() <= kFinalPages && written_blocks_.size() <= kFinalBlocks;
     if (little || round == kMaxRounds) {
       final_pause(std::move(dirty));
       return true;
     }
-    machine_.resume();
+    resume();
     spdlog::debug("full sync: round {}: {} pages dirty", round, dirty.size());
     const std::vector<BlockRef> written = written_blocks_.take();
     for (Target& target : targets_) target.blocks = written;
@@ -100,9 +101,17 @@ bool FullSync::wait_until_received() {
 
 void FullSync::give_up() {
   gate_.track_writes(nullptr);
-  if (!machine_.paused()) machine_.pause();
+  pause();
   machine_.stop_dirty_tracking();
-  machine_.resume();
+  resume();
+}
+
+void FullSync::pause() {
+  if (!machine_.paused()) machine_.pause();
+}
+
+void FullSync::resume() {
+  if (!stands_still_) machine_.resume();
 }
 
 bool FullSync::compare_disks() {
@@ -235,7 +244,7 @@ void FullSync::final_pause(std::vector<Gfn> dirty) {
   // Whole, whatever happens meanwhile: what SyncEnd speaks for must not lack a page.
   (void)send_pages(dirty, Sending::kWhole);
   const auto state = std::make_shared<const Bytes>(machine_.save());
-  machine_.resume();
+  resume();
   for (const Target& target : targets_) {
     const protocol::SyncEnd end{end_, pages_, zero_pages_, target.disk_extents,
                                 static_cast<std::uint32_t>(state->size())};

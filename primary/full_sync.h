@@ -37,7 +37,7 @@ class FullSync {
   FullSync(const FullSync&) = delete;
   FullSync& operator=(const FullSync&) = delete;
 
-  // The machine runs before and after. False: given up, because the engine is to stop, every target was dropped, or
+  // The machine runs before and after, or stands still if it did before. False: given up, because the engine is to stop, every target was dropped, or
   // an image cannot be read (then the targets are told and closed); the gate passes then.
   bool run();
 
@@ -61,6 +61,8 @@ class FullSync {
   bool wait_until_received();
   void final_pause(std::vector<vmm::Gfn> dirty);
   void give_up();
+  void pause();
+  void resume();
 
   vmm::Machine& machine_;
   vmm::Backends& backends_;
@@ -69,6 +71,7 @@ class FullSync {
   EngineMailbox& mailbox_;
   Statistics& statistics_;
   const protocol::EpochId end_;
+  const bool stands_still_;  // an operator holds it
   std::function<void(protocol::BackupId)> before_end_;
   std::vector<Target> targets_;
   BlockTracker written_blocks_;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <future>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -135,6 +136,21 @@ struct Primary::Impl {
     const std::lock_guard lock(mutex);
     return failure_;
   }
+  // Throws Error when there is no driver, which is so before the machine runs and after its end.
+  template <class Function>
+  auto with_driver(Function function) {
+    const std::lock_guard lock(mutex);
+    if (driver == nullptr) throw Error("the machine does not run yet, or has ended");
+    return function(*driver);
+  }
+  ReplicaStatus replica_status() {
+    return with_driver([](const ReplicaDriver& running) { return running.status(); });
+  }
+  std::unique_ptr<protocol::Link> dial(const protocol::Address& address);
+
+  const protocol::session::SecretKey* own_key = nullptr;  // as long as there is a driver
+  protocol::VmId vm;
+  std::atomic<bool> fenced = false;
 
  private:
   std::mutex mutex;
@@ -148,6 +164,125 @@ Primary::~Primary() = default;
 void Primary::stop() { impl_->mailbox.stop(); }
 
 const Statistics& Primary::statistics() const { return impl_->statistics; }
+
+bool Primary::handed_over() const {
+  const auto outcome = impl_->mailbox.handover_outcome();
+  return outcome && outcome->kind == HandoverOutcome::Kind::kHandedOver;
+}
+
+// An operator's orders.
+
+namespace {
+// How long an order waits for what it began. What it began goes on all the same.
+constexpr auto kOrderTimeout = 10s;
+// The last epoch's commit, then the handover's own timeout, then the arbiter.
+constexpr auto kSwitchoverTimeout = 60s;
+constexpr auto kDialTimeout = 3000ms;
+}  // namespace
+
+PrimaryStatus Primary::status() const {
+  ReplicaStatus replica = impl_->replica_status();
+  PrimaryStatus status{.vm = impl_->vm, .replica = std::move(replica), .protection = {}, .guest = "running"};
+  status.protection = impl_->statistics.summary().protection;
+  if (impl_->mailbox.requested_handover()) {
+    status.guest = "handing over";
+  } else if (impl_->mailbox.is_held()) {
+    status.guest = "paused";
+  }
+  return status;
+}
+
+void Primary::pause() {
+  (void)impl_->replica_status();
+  impl_->mailbox.set_held(true);
+  if (!impl_->mailbox.wait_until_standing(true, kOrderTimeout)) {
+    throw Error("the guest does not stand still yet: it will when the full sync or the epoch under way is over");
+  }
+}
+
+void Primary::resume() {
+  (void)impl_->replica_status();
+  impl_->mailbox.set_held(false);
+  if (!impl_->mailbox.wait_until_standing(false, kOrderTimeout)) {
+    throw Error("the guest does not run yet: it will when what is under way is over");
+  }
+}
+
+// The peer's key is not known from its address: the first that fits.
+std::unique_ptr<protocol::Link> Primary::Impl::dial(const protocol::Address& address) {
+  std::string failure = "there is no --peer-key to connect with";
+  for (const protocol::session::PublicKey& peer : options.join_keys) {
+    try {
+      protocol::LinkOptions link;
+      link.deadline = kDialTimeout;
+      link.stall_timeout = options.silence_timeout;
+      return protocol::Link::connect(address, *own_key, peer, link);
+    } catch (const protocol::LinkError& error) {
+      failure = error.what();
+    }
+  }
+  throw Error(failure);
+}
+
+protocol::BackupId Primary::add_backup(const protocol::Address& address) {
+  const ReplicaStatus before = impl_->replica_status();
+  if (!before.unprotected) throw Error("the machine is protected: a backup can be added when it is not");
+  if (!before.backups.empty()) throw Error("another backup is joining");
+  auto link = impl_->dial(address);
+  struct Admission {
+    std::optional<protocol::BackupId> id;
+    std::string why;
+  };
+  const auto admission = std::make_shared<std::promise<Admission>>();
+  auto admitted = admission->get_future();
+  impl_->with_driver([&](ReplicaDriver& driver) {
+    driver.join(std::move(link), [admission](std::optional<protocol::BackupId> id, const std::string& why) {
+      admission->set_value({id, why});
+    });
+  });
+  if (admitted.wait_for(kOrderTimeout) != std::future_status::ready) throw Error("the backup went away again");
+  const Admission answer = admitted.get();
+  if (!answer.id) throw Error("not now: " + answer.why);
+  return *answer.id;
+}
+
+void Primary::drop_backup(protocol::BackupId backup) {
+  const auto listed = [&] {
+    const ReplicaStatus now = impl_->replica_status();
+    return std::ranges::any_of(now.backups, [&](const auto& one) { return one.id == backup; });
+  };
+  if (!listed()) throw Error("there is no backup " + to_string(backup));
+  impl_->with_driver([&](ReplicaDriver& driver) { driver.post(protocol::primary::Release{backup}); });
+  const auto deadline = std::chrono::steady_clock::now() + kOrderTimeout;
+  while (listed()) {
+    if (std::chrono::steady_clock::now() >= deadline) {
+      throw Error("the arbiter has not given the next term yet: the backup stays until it has");
+    }
+    impl_->mailbox.wait_for_news(20ms);
+  }
+}
+
+Primary::Switchover Primary::switch_over(std::optional<protocol::BackupId> to) {
+  const ReplicaStatus now = impl_->replica_status();
+  const auto able = [](const ReplicaStatus::Backup& one) {
+    return one.state == protocol::PrimaryReplica::BackupState::kProtecting;
+  };
+  const auto count = std::ranges::count_if(now.backups, able);
+  if (count == 0) throw Error("no backup is protecting");
+  if (!to && count > 1) throw Error("several backups are protecting: name one");
+  const auto chosen = std::ranges::find_if(now.backups, [&](const auto& one) { return able(one) && (!to || one.id == *to); });
+  if (chosen == now.backups.end()) throw Error("backup " + to_string(*to) + " is not protecting");
+  if (!impl_->mailbox.request_handover(chosen->id)) throw Error("the machine is being handed over already, or ends");
+  const auto outcome = impl_->mailbox.wait_for_handover(kSwitchoverTimeout);
+  if (!outcome) throw Error("not decided: the arbiter cannot be asked, or the machine ended meanwhile");
+  switch (outcome->kind) {
+    case HandoverOutcome::Kind::kHandedOver: return {chosen->id, outcome->stood_still};
+    case HandoverOutcome::Kind::kTakenBack: throw Error("backup " + to_string(chosen->id) + " did not take over (" +
+                                                        outcome->reason + "): the guest goes on here");
+    case HandoverOutcome::Kind::kRefused: break;
+  }
+  throw Error("not now: " + outcome->reason);
+}
 
 // By BackupId; null: not reached.
 std::vector<std::unique_ptr<protocol::Link>> Primary::Impl::connect(const protocol::session::SecretKey& key) {
@@ -212,12 +347,17 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
     claim_first_term(options.claim, config.hello);
   }
   const protocol::EpochId closed = config.closed;
+  impl_->vm = config.hello.vm;
+  impl_->own_key = &key;
   EpochEngine* engine_pointer = nullptr;
   ReplicaDriver driver(std::move(config), std::move(links), impl_->mailbox, impl_->statistics,
                        {.committed = [&](protocol::EpochId epoch, bool durable_first) {
                           engine_pointer->committed(epoch, durable_first);
                         },
-                        .fenced = [&](const std::string& reason) { impl_->fail_stop("fenced: " + reason); }},
+                        .fenced = [&](const std::string& reason) {
+                          impl_->fenced = true;
+                          impl_->fail_stop("fenced: " + reason);
+                        }},
                        options.claim);
   EpochEngine engine(*machine, backends, gate, pool, impl_->mailbox, impl_->statistics,
                      {.post = [&](protocol::primary::Event event) { driver.post(std::move(event)); },
@@ -240,16 +380,21 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
   } catch (const std::exception& error) {
     impl_->fail_stop(error.what());
   }
+  impl_->mailbox.close();  // whoever waits for the machine
   joining.reset();
   const auto why = impl_->failure();
-  if (!why) driver.post(protocol::primary::Stop{goodbye_reason(exit.reason)});
+  if (!why) driver.post(protocol::primary::Stop{goodbye_reason(exit.reason)});  // nobody is left after a handover
   driver.stop();
   if (!why) driver.flush(options.silence_timeout);
   impl_->set_driver(nullptr);
   (void)impl_->mailbox.take_sync_requests();  // no shipper outlives the pool
-  if (why) {
-    gate.abandon();
-    throw Error("this host failed: " + *why);
+  if (!why && engine.handed_over()) gate.drain();  // what was committed; the other host's images are the same then
+  if (why || engine.handed_over() || engine.given_up()) gate.abandon();
+  if (why && impl_->fenced) throw FencedError(*why);
+  if (why) throw Error("this host failed: " + *why);
+  if (engine.given_up()) {
+    spdlog::error("stopped while the arbiter could not be asked: the guest's last outputs never left this host, and a "
+                  "backup that was lost may lead the machine");
   }
   return exit;
 }

@@ -18,7 +18,9 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "primary/engine_mailbox.h"
+#include "primary/replica_driver.h"
 #include "primary/statistics.h"
 #include "protocol/claim.h"
 #include "protocol/link/link.h"
@@ -42,6 +44,7 @@ struct Succession {
 
 struct PrimaryOptions {
   std::vector<BackupAddress> backups;  // up to protocol::kMaxBackups; none only with a listener
+  std::vector<protocol::session::PublicKey> join_keys;  // of the backups that add_backup() may name
   // Where backups may join while the machine runs unprotected; null: nowhere.
   std::shared_ptr<protocol::Listener> listener;
   std::optional<Succession> succession;  // nothing: a new machine, whose first term is claimed
@@ -58,6 +61,19 @@ struct PrimaryOptions {
   std::function<void(const vmm::Machine&)> on_turn;
 };
 
+// Another replica leads the machine: nothing leaves this host any more.
+class FencedError : public Error {
+ public:
+  using Error::Error;
+};
+
+struct PrimaryStatus {
+  protocol::VmId vm;
+  ReplicaStatus replica;
+  std::string protection;  // Statistics::set_protection()
+  std::string guest;       // running, paused, handing over
+};
+
 class Primary {
  public:
   explicit Primary(PrimaryOptions options);
@@ -65,14 +81,34 @@ class Primary {
 
   // Builds the machine (`make_machine` is given the gate to build it on), connects to the backups, then protects and
   // runs it until it ends, and returns how. Throws Error when backups were named and none can be reached in time (those
-  // that can are enough), and when this host failed (an image refused a committed write, KVM could not go on) and a backup takes
+  // that can are enough), FencedError when another replica leads, and when this host failed (an image refused a committed write, KVM could not go on) and a backup takes
   // over.
   using MakeMachine = std::function<std::unique_ptr<vmm::Machine>(vmm::OutputGate&)>;
   vmm::MachineExit run(const protocol::session::SecretKey& key, vmm::Backends& backends,
                        const MakeMachine& make_machine);
 
+  // How run() ended: another replica leads the machine, as was asked for.
+  [[nodiscard]] bool handed_over() const;
+
   // Any thread: an orderly end.
   void stop();
+  // An operator's orders. Any thread, while run() runs; each returns in bounded time, and throws Error saying why when it
+  // was not done.
+  [[nodiscard]] PrimaryStatus status() const;
+  // The guest stands still at the end of an epoch, and everything it emitted is committed as usual; heartbeats, joining and
+  // failover go on. A replica that takes over lets it run.
+  void pause();
+  void resume();
+  // Connects to a `pollux backup --listen` with one of `join_keys`, and begins its full sync.
+  protocol::BackupId add_backup(const protocol::Address& address);
+  // A required one not before the arbiter has given this replica the term that it could claim.
+  void drop_backup(protocol::BackupId backup);
+  struct Switchover {
+    protocol::BackupId to;
+    std::chrono::nanoseconds stood_still{};  // the guest, until the answer of the one that leads now
+  };
+  // Lets this backup (nothing: the only one) lead the machine. When it returns the machine is led there.
+  Switchover switch_over(std::optional<protocol::BackupId> to);
   [[nodiscard]] const Statistics& statistics() const;
 
  private:

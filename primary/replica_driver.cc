@@ -41,6 +41,7 @@ void ReplicaDriver::start() {
     unprotected_ = true;
     mailbox_.unprotected();
   }
+  publish_status();
   for (BackupId id{0}; id < replica_.next_backup(); ++id.value) {
     const auto found = peers_.find(id);
     if (found == peers_.end()) {
@@ -78,10 +79,10 @@ void ReplicaDriver::halt() {
   changed_.notify_all();
 }
 
-void ReplicaDriver::join(std::unique_ptr<protocol::Link> link) {
+void ReplicaDriver::join(std::unique_ptr<protocol::Link> link, Joined joined) {
   const std::lock_guard lock(mutex_);
   if (stopping_) return;
-  joining_.push_back(std::move(link));
+  joining_.push_back({std::move(link), std::move(joined)});
   changed_.notify_all();
 }
 
@@ -90,6 +91,7 @@ void ReplicaDriver::flush(std::chrono::milliseconds timeout) {
     peer.shipper->wait_until_sent(timeout);
     (void)peer.shipper->link().flush(timeout);
   }
+  for (const auto& shipper : leaving_) shipper->wait_until_closed(timeout);
 }
 
 void ReplicaDriver::stop() {
@@ -126,7 +128,29 @@ void ReplicaDriver::run() {
     step_links(activity, stalled, turn);
     handle(replica_.step(event::Tick{}, now()));
     admit_joiners();
+    publish_status();
   }
+}
+
+// For whoever asks: the state machine itself is this thread's alone.
+void ReplicaDriver::publish_status() {
+  ReplicaStatus status{.term = replica_.term(),
+                       .closed = replica_.closed(),
+                       .committed = replica_.committed(),
+                       .unprotected = replica_.unprotected(),
+                       .claiming = replica_.claiming()};
+  for (const auto& [id, peer] : peers_) {
+    const auto acknowledged = replica_.acknowledged(id);
+    const std::uint64_t lag = acknowledged ? replica_.closed().value - acknowledged->value : 0;
+    status.backups.push_back({id, peer.shipper->link().peer_address(), replica_.state(id), acknowledged, lag});
+  }
+  const std::lock_guard lock(mutex_);
+  status_ = std::move(status);
+}
+
+ReplicaStatus ReplicaDriver::status() const {
+  const std::lock_guard lock(mutex_);
+  return status_;
 }
 
 void ReplicaDriver::step_links(bool activity, bool stalled, TimePoint turn) {
@@ -142,24 +166,24 @@ void ReplicaDriver::step_links(bool activity, bool stalled, TimePoint turn) {
 }
 
 void ReplicaDriver::admit_joiners() {
-  std::deque<std::unique_ptr<protocol::Link>> joining;
+  std::deque<Joiner> joining;
   {
     const std::lock_guard lock(mutex_);
     joining.swap(joining_);
   }
-  for (auto& link : joining) admit(std::move(link));
+  for (Joiner& joiner : joining) admit(std::move(joiner));
 }
 
 // One at a time, and only while the machine is unprotected: a full sync needs the epochs to stand still.
-void ReplicaDriver::admit(std::unique_ptr<protocol::Link> link) {
-  if (!link->is_up()) return;  // it did not wait
-  if (!replica_.unprotected()) return turn_away(std::move(link), "the machine is protected, or was a moment ago");
-  if (replica_.alive() > 0) return turn_away(std::move(link), "another backup is joining");
+void ReplicaDriver::admit(Joiner joiner) {
+  if (!joiner.link->is_up()) return;  // it did not wait
+  if (!replica_.unprotected()) return turn_away(std::move(joiner), "the machine is protected, or was a moment ago");
+  if (replica_.alive() > 0) return turn_away(std::move(joiner), "another backup is joining");
   const BackupId id = replica_.next_backup();
-  spdlog::info("backup {} joins from {}", to_string(id), link->peer_address());
+  spdlog::info("backup {} joins from {}", to_string(id), joiner.link->peer_address());
   turned_away_said_ = false;
   handle(replica_.step(event::BackupJoined{id}, now()));
-  auto shipper = std::make_shared<Shipper>(std::move(link));
+  auto shipper = std::make_shared<Shipper>(std::move(joiner.link));
   {
     const std::lock_guard lock(mutex_);
     if (halted_) return;
@@ -167,16 +191,18 @@ void ReplicaDriver::admit(std::unique_ptr<protocol::Link> link) {
   }
   handle(replica_.step(event::LinkUp{id}, now()));
   listen_to(*shipper);
+  if (joiner.joined) joiner.joined(id, {});
 }
 
-void ReplicaDriver::turn_away(std::unique_ptr<protocol::Link> link, const std::string& why) {
+void ReplicaDriver::turn_away(Joiner joiner, const std::string& why) {
   if (!std::exchange(turned_away_said_, true)) {
-    spdlog::warn("turned away a backup from {}: {}", link->peer_address(), why);
+    spdlog::warn("turned away a backup from {}: {}", joiner.link->peer_address(), why);
   }
-  auto shipper = std::make_shared<Shipper>(std::move(link));
+  auto shipper = std::make_shared<Shipper>(std::move(joiner.link));
   shipper->push(message_parcel(protocol::Goodbye{protocol::GoodbyeReason::kDropped, why}));
   shipper->close_when_sent();
   let_leave(std::move(shipper));
+  if (joiner.joined) joiner.joined(std::nullopt, why);
 }
 
 void ReplicaDriver::listen_to(Shipper& shipper) {
@@ -293,15 +319,36 @@ void ReplicaDriver::carry_out(const event::Replicating&) {
 // The answer comes as an event. Meanwhile the other backups must hear this host.
 void ReplicaDriver::carry_out(const event::ClaimTerm& effect) {
   if (!claim_) return post(event::TermWon{effect.term});
-  spdlog::warn("a backup is lost: claiming term {}; outputs are held until it is decided", effect.term.value);
+  spdlog::warn("a backup is lost or given up: claiming term {}; outputs are held until it is decided", effect.term.value);
   if (claimant_.joinable()) claimant_.join();  // it has posted the answer to the claim before
   claimant_ = std::thread([this, term = effect.term] {
-    switch (claim_(vm_, term)) {
+    const protocol::Verdict verdict = claim_(vm_, term);
+    mailbox_.set_undecided(verdict == protocol::Verdict::kUnreachable);
+    switch (verdict) {
       case protocol::Verdict::kWon: return post(event::TermWon{term});
       case protocol::Verdict::kLost: return post(event::TermLost{term});
       case protocol::Verdict::kUnreachable: return post(event::ArbiterUnreachable{});
     }
   });
+}
+
+void ReplicaDriver::carry_out(const event::ReleaseRefused& effect) {
+  spdlog::warn("backup {} is not given up: {}", to_string(effect.backup), effect.reason);
+}
+
+void ReplicaDriver::carry_out(const event::HandoverRefused& effect) {
+  spdlog::warn("no handover to backup {}: {}", to_string(effect.backup), effect.reason);
+  mailbox_.handover_ended({HandoverOutcome::Kind::kRefused, effect.reason});
+}
+
+void ReplicaDriver::carry_out(const event::HandedOver& effect) {
+  spdlog::info("handed over: another replica leads the machine in term {}", effect.term.value);
+  mailbox_.handover_ended({HandoverOutcome::Kind::kHandedOver, {}});
+}
+
+void ReplicaDriver::carry_out(const event::TakenBack& effect) {
+  spdlog::warn("the handover failed ({}): this replica leads on, in term {}", effect.reason, effect.term.value);
+  mailbox_.handover_ended({HandoverOutcome::Kind::kTakenBack, effect.reason});
 }
 
 void ReplicaDriver::carry_out(const event::Fenced& effect) {

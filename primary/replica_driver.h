@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -27,6 +28,22 @@
 #include "protocol/primary_replica.h"
 
 namespace pollux::primary {
+
+struct ReplicaStatus {
+  struct Backup {
+    protocol::BackupId id;
+    std::string address;
+    protocol::PrimaryReplica::BackupState state{};
+    std::optional<protocol::EpochId> acknowledged;
+    std::uint64_t lag = 0;  // epochs closed and not acknowledged
+  };
+  protocol::Term term;
+  protocol::EpochId closed;
+  protocol::EpochId committed;
+  bool unprotected = false;
+  bool claiming = false;
+  std::vector<Backup> backups = {};  // that are not dropped
+};
 
 class ReplicaDriver {
  public:
@@ -51,8 +68,12 @@ class ReplicaDriver {
   // Returns when the event was stepped and its effects are carried out, or nothing will be stepped any more. Not from
   // the driver's thread.
   void post_and_wait(protocol::primary::Event event);
+  // Its id when it was admitted, else nothing and why. On the driver's thread; never called when the driver ends first.
+  using Joined = std::function<void(std::optional<protocol::BackupId>, const std::string& why)>;
   // A backup that wants to join: it becomes one, or is told why not. Thread safe.
-  void join(std::unique_ptr<protocol::Link> link);
+  void join(std::unique_ptr<protocol::Link> link, Joined joined = {});
+  // As of the driver's last turn. Thread safe.
+  [[nodiscard]] ReplicaStatus status() const;
   // Carries out everything posted so far, then ends the thread.
   void stop();
   // After stop(): what was sent to the backups, goodbyes above all, reaches them, if they take it in time.
@@ -67,12 +88,18 @@ class ReplicaDriver {
     bool down_reported = false;
   };
 
+  struct Joiner {
+    std::unique_ptr<protocol::Link> link;
+    Joined joined;
+  };
+
   void run();
   void step_posted_events();
   void step_links(bool activity, bool stalled, protocol::TimePoint turn);
   void admit_joiners();
-  void admit(std::unique_ptr<protocol::Link> link);
-  void turn_away(std::unique_ptr<protocol::Link> link, const std::string& why);
+  void admit(Joiner joiner);
+  void turn_away(Joiner joiner, const std::string& why);
+  void publish_status();
   void listen_to(Shipper& shipper);
   void let_leave(std::shared_ptr<Shipper> shipper);
   void receive_from(protocol::BackupId backup);
@@ -86,6 +113,10 @@ class ReplicaDriver {
   void carry_out(const protocol::primary::Replicating& effect);
   void carry_out(const protocol::primary::ClaimTerm& effect);
   void carry_out(const protocol::primary::Fenced& effect);
+  void carry_out(const protocol::primary::ReleaseRefused& effect);
+  void carry_out(const protocol::primary::HandoverRefused& effect);
+  void carry_out(const protocol::primary::HandedOver& effect);
+  void carry_out(const protocol::primary::TakenBack& effect);
 
   const std::chrono::nanoseconds silence_timeout_;
   const protocol::VmId vm_;
@@ -99,10 +130,11 @@ class ReplicaDriver {
   std::set<protocol::BackupId> protecting_;
   std::vector<SyncTarget> to_sync_;  // of the step in progress: the engine is asked for all at once
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<protocol::primary::Event> events_;
-  std::deque<std::unique_ptr<protocol::Link>> joining_;
+  std::deque<Joiner> joining_;
+  ReplicaStatus status_;
   // Changed by the driver's thread only, which therefore reads them without the lock.
   std::map<protocol::BackupId, Peer> peers_;
   std::deque<std::shared_ptr<Shipper>> leaving_;  // dropped or turned away, with a Goodbye perhaps still on its way

@@ -69,6 +69,11 @@ void Shipper::wait_until_sent(std::chrono::milliseconds timeout) {
   changed_.wait_for(lock, timeout, [&] { return closed_ || (queue_.empty() && !sending_); });
 }
 
+void Shipper::wait_until_closed(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, timeout, [&] { return ended_; });
+}
+
 void Shipper::run() {
   std::unique_lock lock(mutex_);
   while (!closed_) {
@@ -97,6 +102,10 @@ void Shipper::run() {
     (void)link_->flush(kLastWordsTimeout);  // closing forgets what the kernel was not given yet; abort() ends the wait
     link_->close();
   }
+  lock.lock();
+  ended_ = true;
+  lock.unlock();
+  changed_.notify_all();
 }
 
 }  // namespace pollux::primary

@@ -53,6 +53,9 @@ class Shipper {
   // Returns when everything is sent or the link is down, at most after `timeout`.
   void wait_until_sent(std::chrono::milliseconds timeout);
 
+  // After close_when_sent() or retire(): returns when the link is closed, at most after `timeout`.
+  void wait_until_closed(std::chrono::milliseconds timeout);
+
   [[nodiscard]] protocol::Link& link() { return *link_; }
 
  private:
@@ -65,6 +68,7 @@ class Shipper {
   bool sending_ = false;
   bool closing_ = false;  // close when the queue is empty
   bool closed_ = false;
+  bool ended_ = false;  // run() is over
   std::thread thread_;
 };
 

@@ -104,6 +104,7 @@ void BackupReplica::on(const SyncDurable& event) {
 void BackupReplica::on(const TermWon& event) {
   if (!answers_claim(event.term)) return;
   state_ = State::kPromoted;
+  if (claim_->handed_over) effects_.emplace_back(Send{Goodbye{GoodbyeReason::kTookOver, {}}});
   effects_.emplace_back(Promote{whole_, event.term, claim_->why});
   claim_.reset();
 }
@@ -112,7 +113,8 @@ void BackupReplica::on(const TermLost& event) {
   if (!answers_claim(event.term)) return;
   state_ = State::kEnded;
   effects_.emplace_back(Fenced{
-      fmt::format("lost the primary: {}; term {} is another replica's", claim_->why, event.term.value)});
+      fmt::format("{}{}; term {} is another replica's", claim_->handed_over ? "" : "lost the primary: ",
+                  claim_->why, event.term.value)});
   claim_.reset();
 }
 
@@ -268,12 +270,26 @@ void BackupReplica::on_message(const Heartbeat&) {
 }
 
 void BackupReplica::on_message(const Goodbye& message) {
+  if (message.reason == GoodbyeReason::kTookOver) {
+    discard_partial();
+    state_ = State::kEnded;
+    effects_.emplace_back(Fenced{message.text});
+    return;
+  }
   const bool failed = message.reason == GoodbyeReason::kDropped;
   if (failed && state_ == State::kAwaitingHello) return lost_primary("turned away: " + message.text);
   discard_partial();
   std::string reason = fmt::format("the primary said goodbye: {}", to_string(message.reason));
   if (!message.text.empty()) reason += ": " + message.text;
   end(reason, failed);
+}
+
+void BackupReplica::on_message(const HandOver& message) {
+  if (state_ != State::kProtecting) return violation("HandOver before the full sync");
+  if (open_ || message.epoch != whole_) {
+    return violation(fmt::format("HandOver({}) after epoch {}", message.epoch.value, whole_.value));
+  }
+  claim_next_term("the primary handed over", true);
 }
 
 template <class Other>
@@ -349,15 +365,18 @@ void BackupReplica::lost_primary(const std::string& why) {
     case State::kSyncing: return end("lost the primary before protection began: " + why, true);
     case State::kProtecting:
       discard_partial();
-      state_ = State::kClaiming;
-      claim_ = Claim{why, std::nullopt};
-      effects_.emplace_back(ClaimTerm{term_.next()});
-      return;
+      return claim_next_term(why, false);
     case State::kIdle:
     case State::kClaiming:
     case State::kPromoted:
     case State::kEnded: POLLUX_ASSERT(!"no primary to lose");
   }
+}
+
+void BackupReplica::claim_next_term(const std::string& why, bool handed_over) {
+  state_ = State::kClaiming;
+  claim_ = Claim{why, std::nullopt, handed_over};
+  effects_.emplace_back(ClaimTerm{term_.next()});
 }
 
 // An answer may come after Stop: whatever it says, this backup has ended.

@@ -19,8 +19,11 @@
 //  - Claiming, it hears nobody and acknowledges nothing more, but keeps its image and applies what is whole. Won:
 //    promote to the last whole epoch. Lost: the primary or another backup leads; Fenced. Unreachable: asked again
 //    after Timing::arbitration_retry. It never runs the machine before the term is won.
+//  - HandOver, at the end of a whole epoch, is the primary's wish that this backup leads: it claims the next term as
+//    if the primary were lost, and says Goodbye(took over) when it is won. Nothing else makes it run the machine.
 //  - The term is that of Hello or of the last NewTerm, which must be later than the one before.
 //  - Whoever says Goodbye(dropped) or Heartbeat before Hello cannot use a backup now: back to idle.
+//  - Goodbye(took over) says that another replica leads: Fenced.
 //  - Any other Goodbye ends, never promotes. So does a violation by the primary: whoever broke the rules is still alive.
 //  - A record takes at most `max_record_bytes` of memory, its pieces' headers included; more is a violation.
 #pragma once
@@ -179,6 +182,8 @@ class BackupReplica {
 
   [[nodiscard]] State state() const { return state_; }
   [[nodiscard]] Term term() const { return term_; }  // the primary's, as far as it is known here
+  // It claims because the primary asked for it.
+  [[nodiscard]] bool handed_over() const { return claim_ && claim_->handed_over; }
   // The last whole epoch; meaningful from kProtecting on.
   [[nodiscard]] EpochId last_whole() const { return whole_; }
   [[nodiscard]] EpochId last_acknowledged() const;  // 0 before the first
@@ -201,6 +206,7 @@ class BackupReplica {
   struct Claim {
     std::string why;  // the primary counts as lost
     std::optional<TimePoint> retry_at;
+    bool handed_over = false;
   };
 
   void on(const backup::LinkUp& event);
@@ -229,6 +235,7 @@ class BackupReplica {
   void on_message(const NewTerm& message);
   void on_message(const Heartbeat& message);
   void on_message(const Goodbye& message);
+  void on_message(const HandOver& message);
   template <class Other>
   void on_message(const Other& message);
 
@@ -240,6 +247,7 @@ class BackupReplica {
   void complete(EpochId epoch, bool durable_before_ack);
   void acknowledge();
   void lost_primary(const std::string& why);
+  void claim_next_term(const std::string& why, bool handed_over);
   [[nodiscard]] bool answers_claim(Term answered) const;
   void refuse(const std::string& reason);
   void violation(const std::string& what);

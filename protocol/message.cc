@@ -156,7 +156,12 @@ std::size_t check(const Ack& ack) {
 std::size_t check(const Heartbeat&) { return 0; }
 
 std::size_t check(const Goodbye& goodbye) {
-  require(goodbye.reason <= GoodbyeReason::kDropped, "reason of a goodbye");
+  require(goodbye.reason <= GoodbyeReason::kTookOver, "reason of a goodbye");
+  return 0;
+}
+
+std::size_t check(const HandOver& handover) {
+  check_epoch(handover.epoch);
   return 0;
 }
 
@@ -287,6 +292,8 @@ void write(schema::Message::Builder root, const Goodbye& goodbye) {
   out.setText(cut(goodbye.text));
 }
 
+void write(schema::Message::Builder root, const HandOver& handover) { root.setHandOver(handover.epoch.value); }
+
 // Decoding. List sizes are checked before anything is allocated for them; check() then looks at the values.
 
 template <std::size_t N>
@@ -399,6 +406,7 @@ Message read(schema::Message::Reader root) {
     case schema::Message::ACK: return Ack{{root.getAck()}};
     case schema::Message::HEARTBEAT: return Heartbeat{root.getHeartbeat()};
     case schema::Message::GOODBYE: return read(root.getGoodbye());
+    case schema::Message::HAND_OVER: return HandOver{{root.getHandOver()}};
   }
   throw ProtocolError("malformed message: unknown kind " +
                       std::to_string(static_cast<unsigned>(root.which())));

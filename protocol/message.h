@@ -197,6 +197,13 @@ struct NewTerm {
   bool operator==(const NewTerm&) const = default;
 };
 
+// Primary to backup: the guest stands still at the end of this epoch, which is committed, and the backup is to claim the
+// next term and lead. The primary lets nothing out any more unless it wins that term itself.
+struct HandOver {
+  EpochId epoch;
+  bool operator==(const HandOver&) const = default;
+};
+
 // Backup to primary: every epoch up to this one is held whole, and durably up to its last flushed epoch.
 struct Ack {
   EpochId epoch;
@@ -213,6 +220,7 @@ enum class GoodbyeReason : std::uint16_t {
   kReset = 1,       // the guest reset and the machine ends with it
   kStopped = 2,     // the operator stopped the sender
   kDropped = 3,     // the sender gives this peer up; `text` says why
+  kTookOver = 4,    // a backup: it was handed over to, has won the term and leads; a primary: such a backup leads
 };
 
 // The sender leaves on purpose: the receiver ends and never promotes.
@@ -224,7 +232,8 @@ struct Goodbye {
 
 using Message =
     std::variant<Hello, Welcome, Refuse, DiskDigestRequest, DiskDigests, DiskBlocks, SyncPages, SyncMark,
-                 SyncEnd, EpochOpen, EpochPages, EpochDiskWrites, EpochClose, NewTerm, Ack, Heartbeat, Goodbye>;
+                 SyncEnd, EpochOpen, EpochPages, EpochDiskWrites, EpochClose, NewTerm, Ack, Heartbeat, Goodbye,
+                 HandOver>;
 
 // The length of the body that belongs to this header, in bytes.
 [[nodiscard]] std::size_t body_length(const Message& message);

@@ -50,6 +50,7 @@ std::string text(const Goodbye& m) {
   return m.text.empty() ? std::string(to_string(m.reason))
                         : fmt::format("{}: {}", to_string(m.reason), m.text);
 }
+std::string text(const HandOver& m) { return to_string(m.epoch); }
 
 }  // namespace
 
@@ -57,7 +58,8 @@ std::string_view name_of(const Message& message) {
   static constexpr std::string_view kNames[] = {
       "Hello",           "Welcome",    "Refuse",   "DiskDigestRequest", "DiskDigests",
       "DiskBlocks",      "SyncPages",  "SyncMark", "SyncEnd",          "EpochOpen",   "EpochPages",
-      "EpochDiskWrites", "EpochClose", "NewTerm",  "Ack",              "Heartbeat",   "Goodbye"};
+      "EpochDiskWrites", "EpochClose", "NewTerm",  "Ack",              "Heartbeat",   "Goodbye",
+      "HandOver"};
   static_assert(std::size(kNames) == std::variant_size_v<Message>);
   return kNames[message.index()];
 }
@@ -72,6 +74,7 @@ std::string_view to_string(GoodbyeReason reason) {
     case GoodbyeReason::kReset: return "reset";
     case GoodbyeReason::kStopped: return "stopped";
     case GoodbyeReason::kDropped: return "dropped";
+    case GoodbyeReason::kTookOver: return "took over";
   }
   return "unknown";
 }

@@ -50,7 +50,7 @@ std::optional<TimePoint> PrimaryReplica::next_deadline() const {
   if (claim_) deadline = claim_->retry_at;
   for (const auto& [id, backup] : backups_) {
     if (!is_linked(backup)) continue;
-    const TimePoint own = std::min(backup.next_heartbeat, backup.last_heard + config_.timing.silence_timeout);
+    const TimePoint own = std::min(backup.next_heartbeat, silence_ends(id, backup));
     deadline = deadline ? std::min(*deadline, own) : own;
   }
   return deadline;
@@ -70,6 +70,11 @@ std::size_t PrimaryReplica::alive() const {
 bool PrimaryReplica::required(BackupId id) const {
   const BackupState state = this->state(id);
   return state == BackupState::kSettling || state == BackupState::kProtecting;
+}
+
+std::optional<EpochId> PrimaryReplica::acknowledged(BackupId id) const {
+  const auto found = backups_.find(id);
+  return found == backups_.end() ? std::nullopt : found->second.acked;
 }
 
 // Events.
@@ -124,7 +129,7 @@ void PrimaryReplica::on(const SyncFinished& event) {
 
 void PrimaryReplica::on(const EpochClosed& event) {
   POLLUX_ASSERT(event.epoch == closed_.next());
-  POLLUX_ASSERT(mode_ != Mode::kStopped);
+  POLLUX_ASSERT(mode_ != Mode::kStopped && !handover_);
   closed_ = event.epoch;
   flushed_.push_back(event.flushed);
   advance_commit();
@@ -142,11 +147,16 @@ void PrimaryReplica::on(const TermWon& event) {
   check_claim(event.term);
   claim_.reset();
   term_ = event.term;
+  if (handover_) take_back();
   for (const auto& [id, backup] : backups_) {
-    if (is_linked(backup)) effects_.emplace_back(Send{id, NewTerm{term_}});
+    if (is_linked(backup) && !backup.released) effects_.emplace_back(Send{id, NewTerm{term_}});
   }
   for (const auto& [id, backup] : backups_) {
-    if (backup.state == BackupState::kLost) give_up(id, backup.loss);
+    if (backup.state == BackupState::kLost) {
+      give_up(id, backup.loss);
+    } else if (backup.released && backup.state != BackupState::kDropped) {
+      give_up(id, "given up by the operator");
+    }
   }
 }
 
@@ -154,6 +164,7 @@ void PrimaryReplica::on(const TermLost& event) {
   if (!claim_) return;
   check_claim(event.term);
   claim_.reset();
+  if (handover_) return handed_over(false);
   for (auto& [id, backup] : backups_) backup.state = BackupState::kDropped;
   mode_ = Mode::kFenced;
   effects_.emplace_back(Fenced{fmt::format("term {} is another replica's", event.term.value)});
@@ -165,6 +176,31 @@ void PrimaryReplica::on(const ArbiterUnreachable&) {
   claim_->retry_at = now_ + config_.timing.arbitration_retry;
 }
 
+void PrimaryReplica::on(const Release& event) {
+  Backup* peer = event.backup < next_backup_ ? find(event.backup) : nullptr;
+  if (peer == nullptr || peer->state == BackupState::kDropped) {
+    effects_.emplace_back(ReleaseRefused{event.backup, "there is no such backup"});
+  } else if (peer->state == BackupState::kLost) {
+    effects_.emplace_back(ReleaseRefused{event.backup, "it is lost, and dropped as soon as the arbiter says so"});
+  } else if (handover_) {
+    effects_.emplace_back(ReleaseRefused{event.backup, "the machine is being handed over"});
+  } else if (!is_required(*peer)) {
+    give_up(event.backup, "given up by the operator");
+  } else {
+    peer->released = true;
+    if (!claim_) claim_next_term();  // else that one covers it
+  }
+}
+
+void PrimaryReplica::on(const HandOverTo& event) {
+  if (const std::string why = why_no_handover(event.backup); !why.empty()) {
+    effects_.emplace_back(HandoverRefused{event.backup, why});
+    return;
+  }
+  handover_ = Handover{event.backup, now_ + config_.timing.handover_timeout};
+  effects_.emplace_back(Send{event.backup, HandOver{closed_}});
+}
+
 void PrimaryReplica::on(const Stop& event) {
   for (auto& [id, backup] : backups_) {
     const bool hears = is_linked(backup) || backup.state == BackupState::kLost;
@@ -172,6 +208,7 @@ void PrimaryReplica::on(const Stop& event) {
     backup.state = BackupState::kDropped;
   }
   claim_.reset();
+  handover_.reset();
   if (mode_ != Mode::kFenced) mode_ = Mode::kStopped;
 }
 
@@ -183,7 +220,7 @@ void PrimaryReplica::on(const Tick&) {
   for (const auto& [id, backup] : backups_) {
     if (!is_linked(backup)) continue;
     const auto silence = now_ - backup.last_heard;
-    if (silence >= config_.timing.silence_timeout) {
+    if (now_ >= silence_ends(id, backup)) {
       lose(id, fmt::format("silent for {} ms",
                            std::chrono::duration_cast<std::chrono::milliseconds>(silence).count()));
     } else {
@@ -247,6 +284,7 @@ void PrimaryReplica::on_message(BackupId, const Heartbeat&) {}  // receive() has
 
 void PrimaryReplica::on_message(BackupId from, const Goodbye& message) {
   backup(from).hears = false;
+  if (message.reason == GoodbyeReason::kTookOver && handover_ && handover_->to == from) return handed_over(true);
   lose(from, fmt::format("left: {}", message.text.empty() ? to_string(message.reason) : message.text));
 }
 
@@ -293,8 +331,49 @@ void PrimaryReplica::lose(BackupId id, const std::string& reason) {
   peer.state = BackupState::kLost;
   peer.loss = reason;
   if (claim_) return;  // which covers this loss too: the claimed term is unknown to all backups
+  if (handover_ && handover_->to != id) return;  // whose outcome decides this too
+  claim_next_term();
+}
+
+void PrimaryReplica::claim_next_term() {
   claim_.emplace();
   effects_.emplace_back(ClaimTerm{term_.next()});
+}
+
+// Empty: it can be done.
+std::string PrimaryReplica::why_no_handover(BackupId to) const {
+  if (handover_) return "the machine is being handed over already";
+  if (!(to < next_backup_) || state(to) == BackupState::kDropped) return "there is no such backup";
+  if (state(to) != BackupState::kProtecting) return fmt::format("it is {}", to_string(state(to)));
+  if (claim_) return "a backup is lost or given up, and the arbiter has not decided yet";
+  if (mode_ != Mode::kReplicating || committed_ != closed_) return "not every epoch is committed";
+  return {};
+}
+
+// Another replica leads. Which one is certain only when it said so: then the rest have nothing to decide any more.
+void PrimaryReplica::handed_over(bool told) {
+  const std::string reason = fmt::format("backup {} leads the machine now", handover_->to.value);
+  handover_.reset();
+  claim_.reset();
+  mode_ = Mode::kFenced;
+  for (auto& [id, backup] : backups_) {
+    if (backup.state == BackupState::kDropped) continue;
+    if (told && backup.hears) effects_.emplace_back(Send{id, Goodbye{GoodbyeReason::kTookOver, reason}});
+    backup.state = BackupState::kDropped;
+    effects_.emplace_back(DropBackup{id, told ? reason : "another replica leads the machine now"});
+  }
+  effects_.emplace_back(HandedOver{term_.next()});
+}
+
+// The term was claimed because the one that was asked is lost.
+void PrimaryReplica::take_back() {
+  effects_.emplace_back(TakenBack{term_, backup(handover_->to).loss});
+  handover_.reset();
+}
+
+TimePoint PrimaryReplica::silence_ends(BackupId id, const Backup& backup) const {
+  if (handover_ && handover_->to == id) return handover_->deadline;
+  return backup.last_heard + config_.timing.silence_timeout;
 }
 
 void PrimaryReplica::give_up(BackupId id, const std::string& reason) {
@@ -374,15 +453,20 @@ void PrimaryReplica::check_invariants() const {
   POLLUX_ASSERT(last_flush_ <= committed_);
   POLLUX_ASSERT(flushed_.size() == closed_.value - committed_.value);
   bool lost = false;
+  bool released = false;
   for (const auto& [id, backup] : backups_) {
     POLLUX_ASSERT(!counts(backup) || mode_ == Mode::kReplicating);
     lost |= backup.state == BackupState::kLost;
+    released |= backup.released && is_required(backup);
     POLLUX_ASSERT(!backup.acked || *backup.acked <= closed_);
     POLLUX_ASSERT((backup.state != BackupState::kProtecting) || backup.acked.has_value());
     // Output commit itself: nothing is committed that a backup which counts has not acknowledged.
     POLLUX_ASSERT(!counts(backup) || !backup.acked || *backup.acked >= committed_);
   }
-  POLLUX_ASSERT(lost == claim_.has_value());
+  POLLUX_ASSERT(!claim_ || lost || released);
+  POLLUX_ASSERT(claim_ || handover_ || !(lost || released));
+  // Nothing is left to let out, and none of it may come, while another may be asked to lead.
+  POLLUX_ASSERT(!handover_ || (mode_ == Mode::kReplicating && committed_ == closed_));
   POLLUX_ASSERT(!claim_ || mode_ == Mode::kReplicating);
 }
 
@@ -421,6 +505,8 @@ std::string to_string(const Event& event) {
           [](const TermWon& e) { return fmt::format("TermWon({})", e.term.value); },
           [](const TermLost& e) { return fmt::format("TermLost({})", e.term.value); },
           [](const ArbiterUnreachable&) { return std::string("ArbiterUnreachable"); },
+          [](const Release& e) { return fmt::format("Release({})", e.backup.value); },
+          [](const HandOverTo& e) { return fmt::format("HandOverTo({})", e.backup.value); },
           [](const Stop& e) { return fmt::format("Stop({})", protocol::to_string(e.reason)); },
           [](const Tick&) { return std::string("Tick"); },
       },
@@ -443,6 +529,10 @@ std::string to_string(const Effect& effect) {
           [](const Replicating&) { return std::string("Replicating"); },
           [](const ClaimTerm& e) { return fmt::format("ClaimTerm({})", e.term.value); },
           [](const Fenced& e) { return fmt::format("Fenced({})", e.reason); },
+          [](const ReleaseRefused& e) { return fmt::format("ReleaseRefused({}, {})", e.backup.value, e.reason); },
+          [](const HandoverRefused& e) { return fmt::format("HandoverRefused({}, {})", e.backup.value, e.reason); },
+          [](const HandedOver& e) { return fmt::format("HandedOver({})", e.term.value); },
+          [](const TakenBack& e) { return fmt::format("TakenBack({}, {})", e.term.value, e.reason); },
       },
       effect);
 }

@@ -31,6 +31,11 @@
 //  - A primary without backups in its configuration leads its term alone, unprotected from the start.
 //  - Re-protection: who joins while it is unprotected holds up nothing until SyncFinished. From there on it is
 //    required like any other: Replicating, commits wait for it, and its loss needs the next term.
+//  - Release: a required backup that the operator gives up stays required until the term it could claim is won.
+//  - Handover: with the guest standing still and every epoch committed, HandOver asks a backup to claim the next term
+//    and lead. From there on no epoch is closed and nothing is let out, unless this side wins that term: it claims
+//    it when the backup is lost, or silent for Timing::handover_timeout. Won: TakenBack. Lost, or the backup says that
+//    it took over: HandedOver, for good.
 //  - Heartbeats go out every interval; a backup silent for the timeout is dropped.
 //  - Ack of an epoch that was never closed, that goes backwards, or comes from a backup that is not synced is
 //    a violation; so is any message out of its state. Violations drop the backup with the reason.
@@ -105,13 +110,22 @@ struct TermLost {
   Term term;
 };
 struct ArbiterUnreachable {};
+// The operator gives this backup up. Answered by its DropBackup, at once or when the arbiter has decided, or by ReleaseRefused.
+struct Release {
+  BackupId backup;
+};
+// The operator wants this backup to lead. The guest stands still, and every output is in a closed epoch. Answered by
+// HandoverRefused, or in the end by HandedOver, TakenBack or Fenced; until then no epoch may be closed.
+struct HandOverTo {
+  BackupId backup;
+};
 // The machine ends: no epoch follows. Every remaining backup gets Goodbye.
 struct Stop {
   GoodbyeReason reason = GoodbyeReason::kStopped;
 };
 struct Tick {};
 using Event = std::variant<BackupJoined, LinkUp, LinkDown, Heard, SyncFinished, EpochClosed, EpochDurable, TermWon,
-                           TermLost, ArbiterUnreachable, Stop, Tick>;
+                           TermLost, ArbiterUnreachable, Release, HandOverTo, Stop, Tick>;
 
 // Effects.
 struct Send {
@@ -160,8 +174,30 @@ struct Fenced {
   std::string reason;
   bool operator==(const Fenced&) const = default;
 };
-using Effect =
-    std::variant<Send, StartFullSync, Protected, Committed, DropBackup, Unprotected, Replicating, ClaimTerm, Fenced>;
+// It cannot be done now; nothing has changed.
+struct ReleaseRefused {
+  BackupId backup;
+  std::string reason;
+  bool operator==(const ReleaseRefused&) const = default;
+};
+struct HandoverRefused {
+  BackupId backup;
+  std::string reason;
+  bool operator==(const HandoverRefused&) const = default;
+};
+// Another replica leads in `term`, as was wanted: nothing may ever leave here. Every link is closed after what is queued.
+struct HandedOver {
+  Term term;
+  bool operator==(const HandedOver&) const = default;
+};
+// The handover failed, and this replica leads in `term`: the guest goes on here.
+struct TakenBack {
+  Term term;
+  std::string reason;
+  bool operator==(const TakenBack&) const = default;
+};
+using Effect = std::variant<Send, StartFullSync, Protected, Committed, DropBackup, Unprotected, Replicating, ClaimTerm,
+                            Fenced, ReleaseRefused, HandoverRefused, HandedOver, TakenBack>;
 
 [[nodiscard]] std::string to_string(const Event& event);
 [[nodiscard]] std::string to_string(const Effect& effect);
@@ -195,6 +231,8 @@ class PrimaryReplica {
   [[nodiscard]] bool unprotected() const { return mode_ == Mode::kUnprotected; }
   [[nodiscard]] bool fenced() const { return mode_ == Mode::kFenced; }
   [[nodiscard]] bool claiming() const { return claim_.has_value(); }
+  [[nodiscard]] bool handing_over() const { return handover_.has_value(); }
+  [[nodiscard]] std::optional<EpochId> acknowledged(BackupId backup) const;
   [[nodiscard]] Term term() const { return term_; }
 
  private:
@@ -209,10 +247,17 @@ class PrimaryReplica {
     Term greeted;                  // the term its Hello named
     bool hears = false;            // a Goodbye: its link is up and it did not leave
     std::string loss;              // why it is lost
+    bool released = false;         // the operator gave it up; dropped when the claim is won
   };
   // Of term_.next(). Without a retry the arbiter's answer is awaited.
   struct Claim {
     std::optional<TimePoint> retry_at;
+  };
+
+  // HandOver was sent: the guest stands still.
+  struct Handover {
+    BackupId to;
+    TimePoint deadline;
   };
 
   void on(const primary::BackupJoined& event);
@@ -225,6 +270,8 @@ class PrimaryReplica {
   void on(const primary::TermWon& event);
   void on(const primary::TermLost& event);
   void on(const primary::ArbiterUnreachable& event);
+  void on(const primary::Release& event);
+  void on(const primary::HandOverTo& event);
   void on(const primary::Stop& event);
   void on(const primary::Tick& event);
   void on_message(BackupId from, const Welcome& message);
@@ -247,6 +294,11 @@ class PrimaryReplica {
   void give_up(BackupId id, const std::string& reason);  // Goodbye, then drop
   void drop(BackupId id, const std::string& reason);
   void check_claim(Term answered) const;
+  void claim_next_term();
+  [[nodiscard]] std::string why_no_handover(BackupId to) const;
+  void handed_over(bool told);
+  void take_back();
+  [[nodiscard]] TimePoint silence_ends(BackupId id, const Backup& backup) const;
   void start_sync_when_decided();
   void heartbeat_when_due(BackupId id);
   void advance_commit();
@@ -258,7 +310,8 @@ class PrimaryReplica {
   BackupId next_backup_;
   Mode mode_ = Mode::kReplicating;
   Term term_;                   // the one it leads in
-  std::optional<Claim> claim_;  // as long as a backup is lost
+  std::optional<Claim> claim_;  // as long as a backup is lost or released
+  std::optional<Handover> handover_;
   EpochId closed_;
   EpochId committed_;
   EpochId durable_;

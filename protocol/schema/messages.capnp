@@ -23,6 +23,7 @@ struct Message {
     goodbye @14 :Goodbye;
     newTerm @15 :UInt64;
     syncMark @16 :UInt64;
+    handOver @17 :UInt64;
   }
 }
 

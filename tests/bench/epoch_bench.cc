@@ -60,7 +60,7 @@ Row measure(std::uint64_t pages, std::uint64_t epochs) {
   const auto backup_key = protocol::session::SecretKey::generate();
   backup::BackupOptions backup_options;
   backup_options.listen = protocol::Address{"127.0.0.1", 0};
-  backup_options.primary_key = primary_key.public_key();
+  backup_options.primary_keys = {primary_key.public_key()};
   backup_options.silence_timeout = 10s;
   backup::Backup backup(backup_options, backup_key);
   const auto backup_side = testing::no_backends();

@@ -75,7 +75,7 @@ class FullSyncTest : public ::testing::Test {
   void protect() {
     backup::BackupOptions backup_options;
     backup_options.listen = {"127.0.0.1", 0};
-    backup_options.primary_key = primary_key_->public_key();
+    backup_options.primary_keys = {primary_key_->public_key()};
     backup_options.silence_timeout = 20s;
     backup_ = std::make_unique<backup::Backup>(backup_options, *backup_key_);
     backup_end_ = std::async(std::launch::async, [this] { return backup_->run(*backup_disk_.backends); });

@@ -1,12 +1,17 @@
 // A replica to be killed, of a machine that moves between two hosts: both are this host, each has its key and its port of
 // loopback. Runs the page_writer guest's kMix computation as the primary, or joins as a backup and becomes the primary.
 //
-// Prints a line for each of these, as it happens: "protected" and "unprotected"; "promoted in the middle" or "promoted
-// after the end" of the computation; "checksum N".
+// At SIGUSR1 the leading one hands the machine over, and joins the other as its backup.
+//
+// Prints a line for each of these, as it happens: "protected" and "unprotected"; "switching at T", the order to hand over;
+// "switched, standing still for T", until the other had won the term; "promoted in the middle" or "promoted after the end"
+// of the computation; "entered at T", the guest runs here; "checksum N". Times are the monotonic clock's microseconds.
 #include <fmt/format.h>
+#include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -29,8 +34,14 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr const char* kUsage =
-    "usage: replica_process lead OWN-PORT SECRET-KEY PEER-KEY CLAIMS MEMORY-MIB PAGES SEED STEPS\n"
+    "usage: replica_process lead OWN-PORT SECRET-KEY PEER-KEY CLAIMS MEMORY-MIB PAGES SEED STEPS PEER-PORT\n"
     "       replica_process join OWN-PORT SECRET-KEY PEER-KEY CLAIMS PEER-PORT\n";
+
+std::atomic<bool> switch_wanted = false;
+
+long long microseconds(std::chrono::steady_clock::time_point at) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(at.time_since_epoch()).count();
+}
 
 void say(const std::string& line) {
   std::puts(line.c_str());
@@ -62,11 +73,16 @@ class Replica {
     });
   }
 
+  // As long as it hands over each time it leads.
+  void follow(std::uint16_t peer_port) {
+    while (handed_over_) join(peer_port);
+  }
+
   void join(std::uint16_t peer_port) {
     backup::BackupOptions options;
     options.listen = own_;
-    options.join = protocol::Address{"127.0.0.1", peer_port};
-    options.primary_key = peer_;
+    options.join = {{{"127.0.0.1", peer_port}, peer_}};
+    options.primary_keys = {peer_};
     options.silence_timeout = 20s;
     options.claim = claim_;
     backup::Backup backup(options, key_);
@@ -99,18 +115,30 @@ class Replica {
   void run(primary::PrimaryOptions options, const primary::Primary::MakeMachine& make_machine) {
     vmm::Machine* machine = nullptr;
     bool told = false;
-    options.on_turn = [&](const vmm::Machine&) {
+    options.on_turn = [&, entered = false](const vmm::Machine& running) mutable {
+      if (const auto at = running.first_entry(); at && !std::exchange(entered, true)) {
+        say(fmt::format("entered at {}", microseconds(*at)));
+      }
       const PageWriter writer(machine->memory());
       if (told || !writer.served()) return;
       told = true;
       say(fmt::format("checksum {}", writer.checksum()));
     };
     primary::Primary primary(std::move(options));
+    handed_over_ = false;
     const std::jthread watch([&](const std::stop_token& ended) {
       for (bool is_protected = false; !ended.stop_requested(); std::this_thread::sleep_for(1ms)) {
         // From the first epoch on that a backup holds.
         const bool now = primary.statistics().summary().backups > 0;
         if (std::exchange(is_protected, now) != now) say(now ? "protected" : "unprotected");
+        if (!switch_wanted.exchange(false)) continue;
+        say(fmt::format("switching at {}", microseconds(std::chrono::steady_clock::now())));
+        try {
+          const auto done = primary.switch_over({});
+          say(fmt::format("switched, standing still for {}", done.stood_still / 1us));
+        } catch (const Error& error) {
+          say(std::string("not switched: ") + error.what());
+        }
       }
     });
     (void)primary.run(key_, *backends_, [&](vmm::OutputGate& gate) {
@@ -118,6 +146,7 @@ class Replica {
       machine = made.get();
       return made;
     });
+    handed_over_ = primary.handed_over();
   }
 
   const protocol::Address own_;
@@ -126,11 +155,12 @@ class Replica {
   const protocol::Claim claim_;
   const std::unique_ptr<vmm::Backends> backends_ = no_backends();
   vmm::PassThroughInput input_;
+  bool handed_over_ = false;
 };
 
 int run(int argc, char** argv) {
   const std::string role = argc > 1 ? argv[1] : "";
-  if (!(role == "lead" && argc == 10) && !(role == "join" && argc == 7)) {
+  if (!(role == "lead" && argc == 11) && !(role == "join" && argc == 7)) {
     std::fputs(kUsage, stderr);
     return 2;
   }
@@ -140,8 +170,11 @@ int run(int argc, char** argv) {
     protocol::session::initialize_crypto();
     Replica replica(argv);
     const auto number = [&](int i) { return std::strtoull(argv[i], nullptr, 10); };
+    ::signal(SIGUSR1, [](int) { switch_wanted = true; });
+    const std::uint16_t peer_port = Replica::port(argv[argc - 1]);
     if (role == "lead") replica.lead(number(6), number(7), number(8), number(9));
-    if (role == "join") replica.join(Replica::port(argv[6]));
+    if (role == "join") replica.join(peer_port);
+    replica.follow(peer_port);
     return 0;
   } catch (const Error& error) {
     std::fprintf(stderr, "replica_process: %s\n", error.what());

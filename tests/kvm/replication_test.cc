@@ -119,7 +119,7 @@ class Replication : public ::testing::Test {
   backup::BackupOptions backup_options() const {
     backup::BackupOptions options;
     options.listen = protocol::Address{"127.0.0.1", 0};
-    options.primary_key = protocol::session::load_public_key(folder_ + "/a.pub");
+    options.primary_keys = {protocol::session::load_public_key(folder_ + "/a.pub")};
     options.silence_timeout = 20s;
     return options;
   }

@@ -83,6 +83,7 @@ class ReplicaProcess {
     }
     return std::nullopt;
   }
+  void hand_over() const { ::kill(pid_, SIGUSR1); }
   void kill() {
     if (pid_ <= 0) return;
     ::kill(pid_, SIGKILL);
@@ -144,12 +145,17 @@ class Reprotection : public ::testing::Test {
     for (const std::uint64_t number : {kMemoryMib, computation.pages, kSeed, computation.steps}) {
       all.push_back(std::to_string(number));
     }
+    all.push_back(std::to_string(ports_[1 - host]));
     return std::make_unique<ReplicaProcess>(all);
   }
   std::unique_ptr<ReplicaProcess> join(std::size_t host) const {
     std::vector<std::string> all = words("join", host);
     all.push_back(std::to_string(ports_[1 - host]));
     return std::make_unique<ReplicaProcess>(all);
+  }
+  // The number at the end of a line like "entered at 17".
+  static std::int64_t time_of(const std::optional<std::string>& line) {
+    return line ? std::stoll(line->substr(line->rfind(' ') + 1)) : 0;
   }
   std::size_t terms_claimed() const {
     const std::filesystem::directory_iterator claims(folder_ + "/claims");
@@ -180,6 +186,64 @@ TEST_F(Reprotection, ThreeTimesThereAndBackTheComputationEndsAsIfNothingHadHappe
   }
   EXPECT_GE(in_the_middle, 1) << "the computation is too short for this test";
   RecordProperty("in_the_middle", static_cast<int>(in_the_middle));
+  EXPECT_EQ(leader->wait_for("checksum"), "checksum " + std::to_string(expected.get()));
+  EXPECT_EQ(terms_claimed(), 7);
+}
+
+// By switchovers: each process leads, hands over, joins, and leads again. The time from the order to the first entry of the
+// guest on the other side holds the rest of the epoch, its commit, the claim and the restore.
+TEST_F(Reprotection, SwitchedThereAndBackTheComputationEndsAsIfNothingHadHappened) {
+  const Computation computation = computation_of(10s, 2000);
+  auto expected = std::async(std::launch::async, [&] { return undisturbed_checksum(computation); });
+  std::mt19937_64 random(23);
+  std::unique_ptr<ReplicaProcess> leader = lead(0, computation);
+  std::unique_ptr<ReplicaProcess> follower = join(1);
+  std::size_t in_the_middle = 0;
+  std::vector<std::int64_t> times_us;
+  std::vector<std::int64_t> still_us;
+  for (int switchover = 0; switchover < 6; ++switchover) {
+    SCOPED_TRACE(switchover);
+    ASSERT_TRUE(leader->wait_for("protected"));
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 150));  // the random moment
+    leader->hand_over();
+    const auto ordered = leader->wait_for("switching at");
+    const auto promoted = follower->wait_for("promoted");
+    ASSERT_TRUE(ordered && promoted);
+    in_the_middle += *promoted == "promoted in the middle" ? 1 : 0;
+    times_us.push_back(time_of(follower->wait_for("entered at")) - time_of(ordered));
+    still_us.push_back(time_of(leader->wait_for("switched, standing still for")));
+    std::swap(leader, follower);
+  }
+  EXPECT_GE(in_the_middle, 1) << "the computation is too short for this test";
+  EXPECT_EQ(leader->wait_for("checksum"), "checksum " + std::to_string(expected.get()));
+  EXPECT_EQ(terms_claimed(), 7);
+  std::ranges::sort(times_us);
+  std::ranges::sort(still_us);
+  RecordProperty("switchover_us_median", static_cast<int>(times_us[times_us.size() / 2]));
+  RecordProperty("switchover_us_max", static_cast<int>(times_us.back()));
+  const auto ms = [](std::int64_t us) { return static_cast<double>(us) / 1000; };
+  std::printf("switchover: from the order to the guest's first entry: median %.1f ms, longest %.1f ms; from the pause to the "
+              "won term: median %.1f ms, longest %.1f ms; %zu of %zu in the middle\n",
+              ms(times_us[times_us.size() / 2]), ms(times_us.back()), ms(still_us[still_us.size() / 2]),
+              ms(still_us.back()), in_the_middle, times_us.size());
+}
+
+// Before its last epoch, after it, with HandOver on its way or answered: one of the two leads, and with the same state.
+TEST_F(Reprotection, APrimaryThatIsKilledInAHandoverCostsNothing) {
+  const Computation computation = computation_of(10s, 2000);
+  auto expected = std::async(std::launch::async, [&] { return undisturbed_checksum(computation); });
+  std::mt19937_64 random(29);
+  std::unique_ptr<ReplicaProcess> leader = lead(0, computation);
+  for (std::size_t loss = 0; loss < 6; ++loss) {
+    SCOPED_TRACE(loss);
+    std::unique_ptr<ReplicaProcess> follower = join(1 - loss % 2);
+    ASSERT_TRUE(leader->wait_for("protected"));
+    leader->hand_over();
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 40));  // the random moment
+    leader->kill();
+    ASSERT_TRUE(follower->wait_for("promoted"));
+    leader = std::move(follower);
+  }
   EXPECT_EQ(leader->wait_for("checksum"), "checksum " + std::to_string(expected.get()));
   EXPECT_EQ(terms_claimed(), 7);
 }

@@ -2,53 +2,15 @@
 """A primary and a backup as processes on this host: who goes on when one of them stands still, or both live but cannot
 tell; and how a machine that lost its backup gets another."""
 import os
-import re
 import signal
-import socket
 import subprocess
-import tempfile
 import time
 import unittest
-from pathlib import Path
 
-POLLUX = os.environ["POLLUX_BIN"]
-GUEST = os.environ["POLLUX_PAGE_WRITER"]
+from processes import GUEST, POLLUX, Processes, free_ports
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on, at this moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-class TwoProcesses(unittest.TestCase):
-    def start(self, log: str, *words: str) -> subprocess.Popen:
-        with open(self.folder / log, "wb") as output:
-            process = subprocess.Popen([POLLUX, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        self.addCleanup(process.wait)
-        self.addCleanup(process.kill)
-        return process
-
-    def wait_for(self, log: str, pattern: str) -> re.Match:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            if found := re.search(pattern, (self.folder / log).read_text()):
-                return found
-            time.sleep(0.05)
-        self.fail(f"{log} does not show {pattern}: {(self.folder / log).read_text()}")
-
-    def setUp(self):
-        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-            self.skipTest("/dev/kvm cannot be used")
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
-        for name in "ab":
-            subprocess.run([POLLUX, "keygen", self.folder / name], check=True, stdout=subprocess.DEVNULL)
-
+class TwoProcesses(Processes):
     def start_both(self, arbiter: str, backup_timeout_ms: int, primary_timeout_ms: int):
         a, b = str(self.folder / "a"), str(self.folder / "b")
         arbiter_words = ("--arbiter", arbiter, "--heartbeat-ms", "50")
@@ -59,11 +21,6 @@ class TwoProcesses(unittest.TestCase):
                                   "--key", a, "--peer-key", b + ".pub", "--kernel", GUEST, "--memory", "64M",
                                   "--console", "none", "--timeout-ms", str(primary_timeout_ms), *arbiter_words)
         self.wait_for("primary", "protecting")
-
-    def file_arbiter(self) -> str:
-        claims = self.folder / "claims"
-        claims.mkdir()
-        return f"file:{claims}"
 
     def test_a_stalled_backup_does_not_take_its_own_stall_for_silence(self):
         self.start_both("none", 300, 10000)
@@ -98,28 +55,6 @@ class TwoProcesses(unittest.TestCase):
         self.assertRegex((self.folder / "backup").read_text(), "fenced: |dropped: |silent for")
         self.assertNotIn("failover", (self.folder / "backup").read_text())
         self.primary.send_signal(signal.SIGCONT)
-
-    # Re-protection. Hosts are a and b: each has its key and its port, and knows the other's.
-
-    def host_words(self, host: str) -> tuple[str, ...]:
-        own, other = self.folder / host, self.folder / ("b" if host == "a" else "a")
-        return ("--key", str(own), "--peer-key", f"{other}.pub", "--listen", f"127.0.0.1:{self.ports[host]}",
-                "--arbiter", self.arbiter, "--heartbeat-ms", "50", "--timeout-ms", "2000")
-
-    def start_primary_alone(self, *words: str):
-        self.ports = dict(zip("ab", free_ports(2)))
-        self.arbiter = self.file_arbiter()
-        primary = self.start("primary", "primary", *self.host_words("a"), "--kernel", GUEST, "--memory", "64M",
-                             "--console", "none", *words)
-        self.wait_for("primary", "backups may join")
-        return primary
-
-    def join(self, log: str, host: str, *words: str) -> subprocess.Popen:
-        other = "b" if host == "a" else "a"
-        return self.start(log, "backup", "--join", f"127.0.0.1:{self.ports[other]}", *self.host_words(host), *words)
-
-    def claims(self) -> list[int]:
-        return sorted(int(path.name.rsplit(".", 1)[1]) for path in (self.folder / "claims").glob("[0-9a-f]*.*"))
 
     def test_the_machine_moves_from_host_to_host_and_is_protected_again_each_time(self):
         disks = {host: self.folder / f"disk-{host}" for host in "ab"}
@@ -192,17 +127,6 @@ class TwoProcesses(unittest.TestCase):
         self.assertNotIn("joins", (self.folder / "primary").read_text())
         self.join("friend", "b")
         self.wait_for("primary", "backup 0: protecting")
-
-    def start_etcd(self) -> subprocess.Popen:
-        client, peer = f"http://127.0.0.1:{self.etcd_ports[0]}", f"http://127.0.0.1:{self.etcd_ports[1]}"
-        words = ["etcd", "--data-dir", self.folder / "etcd-data", "--listen-client-urls", client,
-                 "--advertise-client-urls", client, "--listen-peer-urls", peer,
-                 "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"]
-        with open(self.folder / "etcd", "ab") as output:
-            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        self.addCleanup(process.wait)
-        self.addCleanup(process.kill)
-        return process
 
     def test_nobody_goes_on_while_the_arbiter_is_away(self):
         self.etcd_ports = free_ports(2)

@@ -35,6 +35,7 @@ void add(Coverage& coverage, const Outcome& outcome) {
   coverage.promoted += outcome.promoted;
   coverage.primary_fenced += outcome.primary_fenced;
   coverage.backup_fenced += outcome.backup_fenced;
+  coverage.handed_over += outcome.handed_over;
   coverage.went_alone += outcome.went_alone;
   coverage.machine_lost += outcome.machine_lost;
 }
@@ -45,6 +46,7 @@ void add(Coverage& coverage, const Coverage& more) {
   coverage.promoted += more.promoted;
   coverage.primary_fenced += more.primary_fenced;
   coverage.backup_fenced += more.backup_fenced;
+  coverage.handed_over += more.handed_over;
   coverage.went_alone += more.went_alone;
   coverage.machine_lost += more.machine_lost;
 }

@@ -22,6 +22,7 @@ struct Coverage {
   std::uint64_t promoted = 0;
   std::uint64_t primary_fenced = 0;
   std::uint64_t backup_fenced = 0;
+  std::uint64_t handed_over = 0;
   std::uint64_t went_alone = 0;
   std::uint64_t machine_lost = 0;
 };

@@ -18,7 +18,7 @@ constexpr Weighted kWeights[] = {
     {FaultKind::kBreakLink, 16},   {FaultKind::kStallOneWay, 14},       {FaultKind::kStallBothWays, 12},
     {FaultKind::kDelay, 6},        {FaultKind::kSlowDisk, 8},           {FaultKind::kNoMemory, 4},
     {FaultKind::kArbiterDown, 4},  {FaultKind::kArbiterUnreachable, 8}, {FaultKind::kArbiterSlow, 6},
-    {FaultKind::kOperatorStop, 4},
+    {FaultKind::kOperatorStop, 4}, {FaultKind::kSwitchover, 12},        {FaultKind::kRelease, 4},
 };
 
 FaultKind draw_kind(Random& random) {
@@ -34,7 +34,7 @@ FaultKind draw_kind(Random& random) {
 
 Moment draw_moment(Random& random) {
   constexpr Moment kMoments[] = {Moment::kSyncEnd, Moment::kClaim, Moment::kClaim, Moment::kNewTerm,
-                                 Moment::kPromote};
+                                 Moment::kPromote, Moment::kHandOver, Moment::kHandOver};
   return random.one_in(3) ? kMoments[random.below(std::size(kMoments))] : Moment::kTime;
 }
 
@@ -84,6 +84,8 @@ std::string to_string(const Fault& fault) {
       return fmt::format("replica {} cannot reach the arbiter for {} ms", fault.host.value, ms);
     case FaultKind::kArbiterDown: return fmt::format("nobody can reach the arbiter for {} ms", ms);
     case FaultKind::kArbiterSlow: return fmt::format("the arbiter is slow for {} ms", ms);
+    case FaultKind::kSwitchover: return fmt::format("the operator wants backup {} to lead", fault.link);
+    case FaultKind::kRelease: return fmt::format("the operator gives backup {} up", fault.link);
     case FaultKind::kOperatorStop: return fmt::format("the operator stops replica {}", fault.host.value);
   }
   return "unknown";

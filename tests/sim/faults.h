@@ -12,7 +12,7 @@
 namespace pollux::sim {
 
 // Faults are most telling right at these.
-enum class Moment : std::uint8_t { kTime, kSyncEnd, kClaim, kNewTerm, kPromote };
+enum class Moment : std::uint8_t { kTime, kSyncEnd, kClaim, kNewTerm, kPromote, kHandOver };
 
 enum class FaultKind : std::uint8_t {
   kCrash,      // the process dies: its links end
@@ -28,6 +28,8 @@ enum class FaultKind : std::uint8_t {
   kArbiterDown,         // for all
   kArbiterSlow,
   kOperatorStop,
+  kSwitchover,  // an order to the primary: a backup is to lead
+  kRelease,     // another: a backup is given up
 };
 
 struct Fault {

@@ -76,6 +76,13 @@ void Checker::given_up(const PrimaryHost& primary, std::size_t backup) {
           "a required backup was given up without a term");
 }
 
+void Checker::superseded(std::size_t backup) {
+  if (!world_.primary().peer(backup).sync_end_sent) return;
+  const Term next = world_.backup(backup).told_term().next();
+  // Also one that was not told of the last term yet.
+  require(world_.arbiter().decided(next), "the primary left, and a term that a backup could claim is open");
+}
+
 void Checker::claims(const BackupHost& backup, Term term) {
   require(term > backup.told_term(), "a backup claims a term it was told is taken");
 }

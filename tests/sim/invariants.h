@@ -33,6 +33,8 @@ class Checker {
   void released(const Host& host, const Outputs& outputs);
   // The primary counts a backup as gone, or tells it so.
   void given_up(const PrimaryHost& primary, std::size_t backup);
+  // The primary left because another replica leads.
+  void superseded(std::size_t backup);
   void claims(const BackupHost& backup, protocol::Term term);
   void promoted(const BackupHost& backup, protocol::EpochId epoch, protocol::Term term);
   // The image it goes on from is the state at the end of that epoch, which is returned.

@@ -20,6 +20,7 @@ PrimaryUnderTest::Effects PrimaryUnderTest::step(const primary::Event& event, Ti
       append(effects, machine_.step(*std::exchange(late_, std::nullopt), now));
     }
   }
+  if (const auto* release = std::get_if<primary::Release>(&event)) released_ = release->backup;
   if (mutant_ == Mutant::kFlushNotAwaited && std::holds_alternative<primary::EpochDurable>(event)) return {};
   if (mutant_ == Mutant::kUnreachableIsWon && claimed_ &&
       std::holds_alternative<primary::ArbiterUnreachable>(event)) {
@@ -90,6 +91,11 @@ PrimaryUnderTest::Effects PrimaryUnderTest::filter(Effects effects, TimePoint no
       if (mutant_ == Mutant::kLostDoesNotCount && acknowledged_without_the_lost() > committed()) {
         early_committed_ = acknowledged_without_the_lost();
         out.emplace_back(primary::Committed{early_committed_});
+      }
+      if (mutant_ == Mutant::kReleaseWithoutTerm) {
+        for (std::uint32_t b = 0; b < machine_.backups(); ++b) {
+          if (released_ && b == released_->value) out.emplace_back(primary::Send{{b}, Goodbye{GoodbyeReason::kDropped, "given up"}});
+        }
       }
       if (mutant_ == Mutant::kGoodbyeBeforeTheTerm) {
         for (std::uint32_t b = 0; b < kMaxBackups; ++b) {

@@ -35,9 +35,11 @@ enum class Mutant : std::uint8_t {
   kLostDoesNotCount,        // the commit goes on without a lost backup before the term is won
   kAcksWhileClaiming,       // a backup that claims acknowledges records which it ignores
   kArbiterForgets,          // the arbiter gives a term to everyone who claims it
+  kRunsInHandover,          // the guest goes on while another is asked to lead
+  kReleaseWithoutTerm,      // a backup is given up by the operator before its term is taken
 };
 
-inline constexpr std::array<std::string_view, 19> kMutantNames = {
+inline constexpr std::array<std::string_view, 21> kMutantNames = {
     "none",
     "skip-commit-wait",
     "one-ack-for-all",
@@ -57,6 +59,8 @@ inline constexpr std::array<std::string_view, 19> kMutantNames = {
     "lost-does-not-count",
     "acks-while-claiming",
     "arbiter-forgets",
+    "runs-in-handover",
+    "release-without-term",
 };
 
 // PrimaryReplica with a mutant around it.
@@ -81,6 +85,8 @@ class PrimaryUnderTest {
     return machine_.unprotected() && mutant_ != Mutant::kAloneWithoutDurability;
   }
   [[nodiscard]] protocol::Term term() const { return machine_.term(); }
+  [[nodiscard]] bool fenced() const { return machine_.fenced(); }
+  [[nodiscard]] bool claiming() const { return machine_.claiming(); }
 
  private:
   void append(Effects& effects, Effects more) { effects.insert(effects.end(), more.begin(), more.end()); }
@@ -94,6 +100,7 @@ class PrimaryUnderTest {
   protocol::EpochId early_committed_{};
   std::array<std::optional<protocol::EpochId>, protocol::kMaxBackups> acked_{};
   std::optional<protocol::primary::SyncFinished> late_;
+  std::optional<protocol::BackupId> released_;
   std::optional<protocol::Term> claimed_;
 };
 

@@ -1,5 +1,7 @@
 #include "primary_host.h"
 
+#include <utility>
+
 #include "protocol/overloaded.h"
 #include "world.h"
 
@@ -9,7 +11,7 @@ using namespace std::chrono_literals;
 using namespace protocol;
 
 PrimaryHost::PrimaryHost(World& world, std::int64_t drift_ppm, PrimaryConfig config, Mutant mutant)
-    : Host(world, HostId{0}, drift_ppm), replica_(config, mutant), peers_(config.backups), epochs_(1) {}
+    : Host(world, HostId{0}, drift_ppm), replica_(config, mutant), peers_(config.backups), epochs_(1), mutant_(mutant) {}
 
 void PrimaryHost::start() { schedule_own(world_.epoch_length(), EventKind::kEpoch); }
 
@@ -52,7 +54,7 @@ void PrimaryHost::receive_all() {
 void PrimaryHost::operator_stop() {
   if (!alive_ || fenced_ || stopping_) return;
   stopped_by_operator_ = stopping_ = true;
-  if (holding_ && !alone_) close_epoch();
+  if (holding_ && !alone_ && !asked_) close_epoch();
   end_when_committed();
 }
 
@@ -75,14 +77,52 @@ void PrimaryHost::on_stall() {
 void PrimaryHost::on_epoch() {
   if (fenced_ || ended_) return;
   schedule_own(world_.epoch_length(), EventKind::kEpoch);
+  if (asked_) {
+    if (mutant_ == Mutant::kRunsInHandover) run_on();
+    return;
+  }
   if (stopping_) return finish_syncs();  // what is held may wait for them
   const bool full = closed_.value - replica_.committed().value >= kMaxEpochsInFlight && !alone_;
+  if (wanted_ && holding_ && !alone_ && !full) return stand_still();
   if (!holding_ && !alone_) {
     run_unheld();
   } else if (!full) {
     close_epoch();
   }
   if (!fenced_) finish_syncs();
+}
+
+void PrimaryHost::operator_switch(std::size_t to) {
+  if (!runs() || fenced_ || stopping_ || ended_ || wanted_) return;
+  wanted_ = BackupId{static_cast<std::uint32_t>(to)};
+  patience_ = 20;
+}
+
+void PrimaryHost::operator_release(std::size_t backup) {
+  if (!runs() || fenced_ || stopping_ || ended_ || !peers_[backup].up) return;
+  step(primary::Release{{static_cast<std::uint32_t>(backup)}});
+}
+
+// As the engine: the last epoch is closed, and when it is committed the backup is asked.
+void PrimaryHost::stand_still() {
+  if (!std::exchange(stands_still_, true)) {
+    close_epoch();
+  } else if (--patience_ == 0 || replica_.unprotected()) {
+    stands_still_ = false;
+    wanted_.reset();
+    return;
+  }
+  if (replica_.committed() != closed_ || !releasing_.empty()) return;
+  asked_ = true;  // unless it is refused
+  step(primary::HandOverTo{*wanted_});
+}
+
+// Only of a mutant.
+void PrimaryHost::run_on() {
+  const std::size_t from = guest_.state().position;
+  guest_.run(world_.random());
+  releasing_.push_back({{0}, from, guest_.state().position, {}});
+  release_ready();
 }
 
 void PrimaryHost::run_unheld() {
@@ -187,6 +227,7 @@ void PrimaryHost::carry_out(const primary::Send& effect) {
   }
   send(effect.backup.value, effect.message);
   if (std::holds_alternative<NewTerm>(effect.message)) world_.moment(Moment::kNewTerm);
+  if (std::holds_alternative<HandOver>(effect.message)) world_.moment(Moment::kHandOver);
 }
 
 void PrimaryHost::carry_out(const primary::StartFullSync& effect) {
@@ -211,13 +252,36 @@ void PrimaryHost::carry_out(const primary::Committed& effect) {
 void PrimaryHost::carry_out(const primary::DropBackup& effect) {
   Peer& peer = peers_[effect.backup.value];
   peer.dropped = true;
-  world_.checker().given_up(*this, effect.backup.value);
+  if (replica_.fenced()) {
+    world_.checker().superseded(effect.backup.value);
+  } else {
+    world_.checker().given_up(*this, effect.backup.value);
+  }
   if (peer.up) world_.network().close(effect.backup.value, Direction::kToBackup);
 }
 
 void PrimaryHost::carry_out(const primary::Unprotected&) { alone_ |= replica_.unprotected(); }
 
 void PrimaryHost::carry_out(const primary::ClaimTerm& effect) { world_.claim(id_, effect.term); }
+
+void PrimaryHost::carry_out(const primary::ReleaseRefused&) {}
+
+void PrimaryHost::carry_out(const primary::HandoverRefused&) {
+  asked_ = stands_still_ = false;
+  wanted_.reset();
+}
+
+void PrimaryHost::carry_out(const primary::TakenBack&) {
+  asked_ = stands_still_ = false;
+  wanted_.reset();
+}
+
+// The links are closed by DropBackup.
+void PrimaryHost::carry_out(const primary::HandedOver&) {
+  world_.require(held_.empty(), "something is held by a primary that has handed over");
+  fenced_ = handed_over_ = true;
+  releasing_.clear();
+}
 
 void PrimaryHost::carry_out(const primary::Fenced&) {
   fenced_ = true;

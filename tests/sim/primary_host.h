@@ -27,6 +27,8 @@ class PrimaryHost : public Host {
   PrimaryHost(World& world, std::int64_t drift_ppm, protocol::PrimaryConfig config, Mutant mutant);
 
   void start();
+  void operator_switch(std::size_t to);
+  void operator_release(std::size_t backup);
   void connect(std::size_t backup);
   void never_connects(std::size_t backup);
   void receive_all() override;
@@ -37,6 +39,7 @@ class PrimaryHost : public Host {
   [[nodiscard]] std::size_t peers() const { return peers_.size(); }
   [[nodiscard]] bool fenced() const { return fenced_; }
   [[nodiscard]] bool ended() const { return ended_; }
+  [[nodiscard]] bool handed_over() const { return handed_over_; }
   [[nodiscard]] bool alone() const { return alone_; }
   [[nodiscard]] protocol::EpochId previous_flush(protocol::EpochId epoch) const;  // 0: none
   [[nodiscard]] bool flushed(protocol::EpochId epoch) const { return epochs_[epoch.value].flushed; }
@@ -71,7 +74,13 @@ class PrimaryHost : public Host {
   void carry_out(const protocol::primary::Replicating&) { alone_ = false; }
   void carry_out(const protocol::primary::ClaimTerm& effect);
   void carry_out(const protocol::primary::Fenced& effect);
+  void carry_out(const protocol::primary::ReleaseRefused& effect);
+  void carry_out(const protocol::primary::HandoverRefused& effect);
+  void carry_out(const protocol::primary::HandedOver& effect);
+  void carry_out(const protocol::primary::TakenBack& effect);
 
+  void stand_still();
+  void run_on();
   void run_unheld();
   void close_epoch();
   void ship_record(protocol::EpochId epoch, std::size_t backup);
@@ -88,6 +97,12 @@ class PrimaryHost : public Host {
   bool fenced_ = false;
   bool stopping_ = false;
   bool ended_ = false;
+  bool handed_over_ = false;
+  const Mutant mutant_;
+  std::optional<protocol::BackupId> wanted_;  // to lead
+  bool stands_still_ = false;                 // for that, its last epoch closed
+  bool asked_ = false;                        // HandOver is on its way
+  int patience_ = 0;
   protocol::EpochId closed_{};
 };
 

@@ -37,7 +37,7 @@ Hello make_hello() {
 World::World(std::uint64_t seed, Mutant mutant, std::function<void(const std::string&)> trace)
     : random_(seed),
       trace_(std::move(trace)),
-      timing_{50ms, 300ms, 60ms},
+      timing_{50ms, 300ms, 60ms, 700ms},
       epoch_length_(random_.between(15ms, 60ms)),
       backup_count_(1 + random_.below(kMaxBackups)),
       network_(*this, backup_count_),
@@ -182,6 +182,8 @@ void World::begin(const Fault& fault) {
       for (int& faults : arbiter_unreachable_) ++faults;
       return;
     case FaultKind::kArbiterSlow: ++arbiter_slow_; return;
+    case FaultKind::kSwitchover: return primary_->operator_switch(fault.link);
+    case FaultKind::kRelease: return primary_->operator_release(fault.link);
     case FaultKind::kOperatorStop:
       if (target.runs()) target.operator_stop();
       return;
@@ -273,6 +275,7 @@ Outcome World::outcome() const {
     outcome.backup_fenced |= backup->fenced();
   }
   outcome.primary_fenced = primary_->fenced();
+  outcome.handed_over = primary_->handed_over();
   outcome.went_alone = primary_->alone();
   outcome.machine_lost = leader() == nullptr && !host(arbiter_.owner(arbiter_.last())).stopped_by_operator();
   return outcome;

@@ -30,6 +30,7 @@ struct Outcome {
   bool promoted = false;
   bool primary_fenced = false;
   bool backup_fenced = false;
+  bool handed_over = false;   // the primary, as an operator wanted
   bool went_alone = false;    // the primary, with the last term
   bool machine_lost = false;  // nobody leads, and nobody ended it in an orderly way
 };

@@ -42,6 +42,7 @@ std::vector<Message> samples() {
       Ack{{1}},
       Heartbeat{99},
       Goodbye{GoodbyeReason::kDropped, "silent"},
+      HandOver{{7}},
   };
 }
 

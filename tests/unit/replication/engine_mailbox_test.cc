@@ -92,5 +92,42 @@ TEST_F(EngineMailboxTest, ASyncIsAskedForOnceAndNotOfADroppedBackup) {
   EXPECT_TRUE(mailbox_.take_sync_requests().empty());
 }
 
+// An operator's orders.
+
+TEST_F(EngineMailboxTest, OneHandoverAtATimeAndItsOutcomeGoesToWhoWaits) {
+  EXPECT_TRUE(mailbox_.request_handover(kFirst));
+  EXPECT_FALSE(mailbox_.request_handover(kSecond));
+  EXPECT_EQ(mailbox_.requested_handover(), kFirst);
+  auto waiting = std::async(std::launch::async, [&] { return mailbox_.wait_for_handover(kPatience); });
+  EXPECT_EQ(waiting.wait_for(20ms), std::future_status::timeout);
+  mailbox_.handover_ended({HandoverOutcome::Kind::kTakenBack, "x"});
+  EXPECT_EQ(waiting.get()->reason, "x");
+  EXPECT_FALSE(mailbox_.requested_handover());
+  // The next begins without the outcome of the last.
+  EXPECT_TRUE(mailbox_.request_handover(kSecond));
+  EXPECT_FALSE(mailbox_.wait_for_handover(1ms));
+}
+
+TEST_F(EngineMailboxTest, AnEndedMachineLetsEveryOrderGo) {
+  EXPECT_TRUE(mailbox_.request_handover(kFirst));
+  mailbox_.set_held(true);
+  auto handover = std::async(std::launch::async, [&] { return mailbox_.wait_for_handover(kPatience); });
+  auto standing = std::async(std::launch::async, [&] { return mailbox_.wait_until_standing(true, kPatience); });
+  EXPECT_EQ(standing.wait_for(20ms), std::future_status::timeout);
+  mailbox_.close();
+  EXPECT_FALSE(handover.get());
+  EXPECT_FALSE(standing.get());
+  EXPECT_FALSE(mailbox_.request_handover(kSecond));
+}
+
+TEST_F(EngineMailboxTest, AHeldGuestIsWaitedFor) {
+  mailbox_.set_held(true);
+  auto waiting = std::async(std::launch::async, [&] { return mailbox_.wait_until_standing(true, kPatience); });
+  EXPECT_EQ(waiting.wait_for(20ms), std::future_status::timeout);
+  mailbox_.set_standing(true);
+  EXPECT_TRUE(waiting.get());
+  EXPECT_FALSE(mailbox_.wait_until_standing(false, 1ms));
+}
+
 }  // namespace
 }  // namespace pollux::primary
