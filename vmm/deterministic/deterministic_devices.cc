@@ -217,6 +217,10 @@ bool DeterministicDevices::deliver(const Arrival& arrival) {
   return true;
 }
 
+void DeterministicDevices::settle() {
+  for (VirtioBlock* disk : disks_) disk->settle();
+}
+
 void DeterministicDevices::make_uncertain() {
   for (VirtioBlock* disk : disks_) disk->make_uncertain();
 }
@@ -238,7 +242,6 @@ std::vector<std::pair<NicIndex, Bytes>> DeterministicDevices::announcements() co
 // --- Saved state ---
 
 void DeterministicDevices::save(schema::DeterministicState::Builder state) {
-  for (const auto& executor : executors_) executor->drain();
   auto devices = state.initDevices(static_cast<unsigned>(slots_.size()));
   for (unsigned i = 0; i < devices.size(); ++i) slots_[i]->save(devices[i]);
   for (unsigned i = 0; i < disks_.size(); ++i) {
@@ -270,6 +273,10 @@ void DeterministicDevices::restore(schema::DeterministicState::Reader state) {
     }
     nics_[i]->restore_waiting(std::move(frames));
   }
+}
+
+void DeterministicDevices::resume_after_restore() {
+  for (VirtioBlock* disk : disks_) disk->reissue_restored();
 }
 
 }  // namespace pollux::vmm

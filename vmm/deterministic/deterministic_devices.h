@@ -85,12 +85,17 @@ class DeterministicDevices {
   [[nodiscard]] std::uint64_t take_events() { return std::exchange(events_, 0); }
   [[nodiscard]] bool events_raised() const { return events_ != 0; }
 
+  // Last of all: see VirtioBlock::settle().
+  void settle();
+
   void make_uncertain();
   // Of what a driver can tell.
   [[nodiscard]] Digest digest();
   [[nodiscard]] std::vector<std::pair<NicIndex, Bytes>> announcements() const;
   void save(schema::DeterministicState::Builder state);
   void restore(schema::DeterministicState::Reader state);
+  // Once, before the first epoch after restore().
+  void resume_after_restore();
 
  private:
   class Slot;

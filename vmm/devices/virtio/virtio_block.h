@@ -68,9 +68,15 @@ class VirtioBlock final : public VirtioFunction {
   [[nodiscard]] Completed complete(const BlockCompletion& completion);
   // Every request that is outstanding now ends uncertain, however it was or will be performed.
   void make_uncertain();
-  // What save() does not tell about the outstanding requests, in its order: how they were performed. All must have been.
+  // At an epoch's end: what was performed until now counts as performed in a saved state. What is performed later,
+  // while the machine is paused and its outputs may belong to the next epoch already, does not: it is repeated.
+  void settle();
+  // What save() does not tell about the outstanding requests, in its order: whether and how they were performed.
   void save_results(capnp::List<schema::BlockResult>::Builder results) const;
   void restore_results(capnp::List<schema::BlockResult>::Reader results);
+  // Once, before a restored device is used: what had not been performed is submitted again (rule P7: every request can
+  // be repeated).
+  void reissue_restored();
   [[nodiscard]] std::size_t outstanding() const;
 
   [[nodiscard]] DeviceType type() const override { return DeviceType::kBlock; }
@@ -90,12 +96,14 @@ class VirtioBlock final : public VirtioFunction {
     std::uint16_t head = 0;
     std::shared_ptr<Job> job;
     bool uncertain = false;
+    bool settled = false;  // performed, as far as a saved state tells
   };
   enum class Status : std::uint8_t;
 
   [[nodiscard]] std::optional<Chain> next_request();
   void serve_request(const Chain& chain);
   void defer(const Chain& chain, Request request);
+  void submit(std::shared_ptr<Job> job);
   void complete_delivered();
   void parse(const Chain& chain, Request& request);
   void parse_transfer(Request& request) const;
