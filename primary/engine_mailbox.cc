@@ -189,6 +189,11 @@ void EngineMailbox::heal(HealRequest request) {
   changed_.notify_all();
 }
 
+bool EngineMailbox::has_progressed(EpochId committed, EpochId executed) const {
+  const std::lock_guard lock(mutex_);
+  return committed_ >= committed && executed_ >= executed;
+}
+
 bool EngineMailbox::wait_for_progress(EpochId committed, EpochId executed, std::chrono::nanoseconds timeout) {
   std::unique_lock lock(mutex_);
   const auto reached = [&] { return committed_ >= committed && executed_ >= executed; };

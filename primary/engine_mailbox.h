@@ -90,6 +90,7 @@ class EngineMailbox {
   // Lockstep: waits until the backups are so far, or something is to be done that makes this wait moot (an order, a heal,
   // the loss of protection), at most so long. True when they are.
   bool wait_for_progress(protocol::EpochId committed, protocol::EpochId executed, std::chrono::nanoseconds timeout);
+  [[nodiscard]] bool has_progressed(protocol::EpochId committed, protocol::EpochId executed) const;
   [[nodiscard]] protocol::EpochId executed() const;
   [[nodiscard]] bool has_heals() const;
   // Those that were asked for and not taken yet.

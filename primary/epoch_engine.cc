@@ -257,6 +257,7 @@ void EpochEngine::committed(EpochId epoch, bool durable_first) {
 }
 
 void EpochEngine::lose_protection() {
+  send_batch();  // the state machine goes on counting epochs
   recorder_.reset();
   // The guest stands still meanwhile: one that goes on emitting would never let the gate come to an end.
   pause();
@@ -273,6 +274,7 @@ void EpochEngine::finish() {
   if (in_lockstep() && recorder_->under_way() && end_lockstep_epoch()) return;  // stuck, what it emitted since is nothing
   if (protected_) {
     if (!in_lockstep()) close_epoch();
+    send_batch();
     while (!mailbox_.wait_for_commit(closed_, kPollInterval) && !mailbox_.is_unprotected() && !mailbox_.failed()) {
       if (mailbox_.stopping() && mailbox_.is_undecided()) {
         given_up_ = true;

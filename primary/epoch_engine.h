@@ -104,7 +104,9 @@ class EpochEngine {
   [[nodiscard]] bool backups_are_far_enough();
   std::optional<vmm::MachineExit> end_lockstep_epoch();
   void close_lockstep_epoch();
-  void ship_inputs(const LockstepRecorder::Record& record, bool flushed, const std::vector<HealRequest>& heals);
+  [[nodiscard]] bool may_stay_here(const HeldEpoch& held) const;
+  void send_batch();
+  std::vector<Parcel> input_parcels(const LockstepRecorder::Record& record, bool flushed);
   void ship_heal(const HealRequest& request, const std::shared_ptr<const Bytes>& state);
 
   vmm::Machine& machine_;
@@ -120,6 +122,14 @@ class EpochEngine {
   bool handed_over_ = false;
   bool given_up_ = false;
   std::unique_ptr<LockstepRecorder> recorder_;  // while protected in lockstep
+  // Records of closed epochs for which nobody waits yet: waking the threads that carry them costs as much as a short epoch
+  // takes. None is older than kLongestUnsent.
+  struct Batch {
+    std::vector<protocol::primary::Event> closed;
+    std::vector<Parcel> parcels;
+    Clock::time_point since;
+  };
+  Batch batch_;
   std::vector<SyncTarget> backups_;  // while protected: who gets the epochs' records
   protocol::EpochId closed_;
   // What has been shipped of the epoch that is being closed.

@@ -19,6 +19,7 @@ using vmm::MachineExit;
 namespace {
 
 constexpr auto kPollInterval = 20ms;  // of conditions that the mailbox does not tell
+constexpr auto kLongestUnsent = 1ms;
 
 static_assert(vmm::kMaxEpochInputsBytes <= protocol::kMaxInputBytesPerEpoch);
 
@@ -51,10 +52,12 @@ std::optional<MachineExit> EpochEngine::wait_between_epochs() {
       return std::nullopt;
     }
     if (const auto to = mailbox_.requested_handover()) {
+      send_batch();
       if (auto exit = hand_over(*to)) return exit;
       continue;
     }
     if (mailbox_.is_held()) {
+      send_batch();
       mailbox_.set_standing(true);
       mailbox_.wait_for_news(kPollInterval);
     } else if (mailbox_.has_heals() || backups_are_far_enough()) {
@@ -74,6 +77,8 @@ bool EpochEngine::backups_are_far_enough() {
   const std::uint64_t max_lag = options_.lockstep.max_lag;
   EpochId executed{closed_.value >= max_lag ? closed_.value - max_lag + 1 : 0};
   if (recorder_->remembered_bytes() > options_.remembered_limit) executed = closed_;
+  if (!over_limit && mailbox_.has_progressed(committed, executed)) return true;
+  send_batch();
   return mailbox_.wait_for_progress(committed, executed, kPollInterval) && !(over_limit && gate_.is_over_limit());
 }
 
@@ -103,19 +108,41 @@ void EpochEngine::close_lockstep_epoch() {
     const std::lock_guard lock(in_flight_mutex_);
     in_flight_.push_back({epoch, ended_at});
   }
-
-  for (const HealRequest& request : heals) replica_.post(protocol::primary::HealBegun{request.backup, epoch});
-  // Before a close is on its way: its acknowledgement must find the epoch closed.
-  replica_.post(protocol::primary::EpochClosed{epoch, held->flushed});
-  ship_inputs(record, held->flushed, heals);
+  if (batch_.closed.empty()) batch_.since = ended_at;
+  if (!heals.empty()) send_batch();
+  for (const HealRequest& request : heals) batch_.closed.push_back(protocol::primary::HealBegun{request.backup, epoch});
+  batch_.closed.push_back(protocol::primary::EpochClosed{epoch, held->flushed});
+  std::ranges::move(input_parcels(record, held->flushed), std::back_inserter(batch_.parcels));
+  if (!heals.empty() || !may_stay_here(*held)) send_batch();
   for (const HealRequest& request : heals) ship_heal(request, state);
   closed_ = epoch;
   statistics_.epoch_closed({epoch, Clock::now() - ended_at, record.changed_pages, bytes_});
   statistics_.lockstep_epoch(closed_.value - mailbox_.executed().value);
 }
 
+// Nobody waits for its commit, and the next one is over soon.
+bool EpochEngine::may_stay_here(const HeldEpoch& held) const {
+  if (options_.lockstep.commit_rule == CommitRule::kEveryEpoch || recorder_->guest_waits()) return false;
+  const bool awaited = held.emitted_bytes > 0 || held.flushed;
+  return !awaited && Clock::now() + recorder_->last_epoch_time() < batch_.since + kLongestUnsent;
+}
+
 // To every backup that is not healed instead.
-void EpochEngine::ship_inputs(const LockstepRecorder::Record& record, bool flushed, const std::vector<HealRequest>& heals) {
+void EpochEngine::send_batch() {
+  // Before a close is on its way: its acknowledgement must find the epoch closed.
+  for (const protocol::primary::Event& event : batch_.closed) replica_.post(event);
+  for (const SyncTarget& backup : backups_) {
+    const auto healed = [&](const auto& event) {
+      const auto* begun = std::get_if<protocol::primary::HealBegun>(&event);
+      return begun != nullptr && begun->backup == backup.backup;
+    };
+    if (std::ranges::any_of(batch_.closed, healed)) continue;
+    for (const Parcel& parcel : batch_.parcels) backup.shipper->push(parcel);
+  }
+  batch_ = {};
+}
+
+std::vector<Parcel> EpochEngine::input_parcels(const LockstepRecorder::Record& record, bool flushed) {
   const EpochId epoch = closed_.next();
   std::vector<Parcel> parcels{message_parcel(protocol::EpochOpen{epoch, protocol::RecordKind::kInputs})};
   std::ranges::move(epoch_inputs_parcels(epoch, record.inputs), std::back_inserter(parcels));
@@ -125,11 +152,7 @@ void EpochEngine::ship_inputs(const LockstepRecorder::Record& record, bool flush
                                                         .input_bytes = record.inputs->size(),
                                                         .digest_bytes = record.digest->size()}));
   for (const Parcel& parcel : parcels) bytes_ += parcel.body_bytes();
-  for (const SyncTarget& backup : backups_) {
-    const bool healed = std::ranges::find(heals, backup.backup, &HealRequest::backup) != heals.end();
-    if (healed) continue;
-    for (const Parcel& parcel : parcels) backup.shipper->push(parcel);
-  }
+  return parcels;
 }
 
 // A record of pages, of this epoch and all that the backup has not executed.

@@ -34,9 +34,10 @@ LockstepRecorder::Ran LockstepRecorder::run(vmm::EpochLength length) {
   if (!begun_) begun_ = Clock::now();
   end_ = machine_.record_epoch(length);
   if (end_.why == vmm::EpochEnd::Why::kStopped) {
-    return Clock::now() - *begun_ > vmm::DeterministicMachine::kMaxEpochTime ? Ran::kStuck : Ran::kStopped;
+    return Clock::now() - *begun_ > vmm::DeterministicOptions{}.longest_epoch ? Ran::kStuck : Ran::kStopped;
   }
   POLLUX_ASSERT(end_.why == vmm::EpochEnd::Why::kEpochEnd);
+  took_ = Clock::now() - *begun_;
   begun_.reset();
   return Ran::kEpochEnd;
 }
@@ -46,9 +47,7 @@ LockstepRecorder::Record LockstepRecorder::take(std::shared_ptr<const HeldEpoch>
   POLLUX_ASSERT(held->epoch == last_);
   Record record{std::make_shared<const Bytes>(encode(end_.inputs)), std::make_shared<const Bytes>(encode(end_.digest)),
                 end_.digest.pages.size()};
-  Remembered remembered{last_, {}, std::move(held), 0};
-  remembered.pages.reserve(end_.digest.pages.size());
-  for (const vmm::PageDigest& page : end_.digest.pages) remembered.pages.push_back(page.gfn);
+  Remembered remembered{last_, pages_of(end_.digest), std::move(held), 0};
   remembered.bytes = remembered.pages.size() * sizeof(Gfn) + remembered.held->disk_bytes +
                      remembered.held->emitted_bytes + record.inputs->size() + record.digest->size();
   bytes_ += remembered.bytes;

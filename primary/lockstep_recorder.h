@@ -56,6 +56,9 @@ class LockstepRecorder {
     std::uint64_t changed_pages = 0;
   };
   [[nodiscard]] Record take(std::shared_ptr<const HeldEpoch> held);
+  // Of the last epoch.
+  [[nodiscard]] bool guest_waits() const { return end_.inputs.boundary == vmm::EpochBoundary::kWaited; }
+  [[nodiscard]] std::chrono::nanoseconds last_epoch_time() const { return took_; }
   // Every backup has executed these epochs.
   void forget(protocol::EpochId up_to);
   // Of what is remembered, about.
@@ -77,6 +80,7 @@ class LockstepRecorder {
   vmm::DeterministicMachine& machine_;
   vmm::EpochEnd end_;
   std::optional<std::chrono::steady_clock::time_point> begun_;
+  std::chrono::nanoseconds took_{};
   protocol::EpochId last_;
   std::deque<Remembered> remembered_;  // bounded by the engine: see LockstepOptions::max_lag
   std::uint64_t bytes_ = 0;
