@@ -48,7 +48,7 @@ class KvFailover(Processes):
         self.primary = self.start("primary", "primary", "--backup", f"127.0.0.1:{port}", "--key", a,
                                   "--peer-key", b + ".pub", "--profile", "deterministic", "--kernel", KV_SERVER,
                                   "--cmdline", f"ip={SERVER}", "--memory", "16M", "--net", f"tap={TAPS[0]},mac={MAC}",
-                                  "--epoch-ms", "5", "--staging", "16M", *words, *shared)
+                                  *words, *shared)
         self.wait_for("primary", "can take over")
 
     def end_pair(self):
@@ -74,14 +74,23 @@ class KvFailover(Processes):
             workload.stop_and_verify()
         return workloads
 
-    def test_no_acknowledged_write_is_lost(self):
+    def test_copy(self):
+        self.outlive("--epoch-ms", "5", "--staging", "16M")
+
+    def test_lockstep(self):
+        self.outlive("--strategy", "lockstep", "--epoch-length", "20000")
+
+    def test_lockstep_committing_every_epoch(self):
+        self.outlive("--strategy", "lockstep", "--epoch-length", "20000", "--commit", "every-epoch")
+
+    def outlive(self, *words: str):
         kills, seed = int(os.environ.get("KV_FAILOVERS", "5")), int(os.environ.get("KV_SEED", "1"))
         moments = random.Random(seed)
         gaps, acknowledged = [], 0
         for kill in range(kills):
             with self.subTest(kill=kill, seed=seed):
                 try:
-                    self.start_pair(())
+                    self.start_pair(words)
                     workloads = self.fail_over(moments.uniform(0, 1))
                 finally:
                     self.end_pair()
