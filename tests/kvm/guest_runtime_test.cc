@@ -212,13 +212,16 @@ class KvServer : public GuestRuntime {
       // As many as a NIC keeps for a driver that is busy: more would be lost, and nobody sends them again here.
       constexpr std::size_t kUnanswered = 64;
       for (std::size_t i = 0; i < frames.size(); ++i) {
-        if (i >= kUnanswered && !eventually([&] { return guest.frames_sent().size() + kUnanswered > i; })) return;
+        if (i >= kUnanswered && !eventually([&] { return guest.frames_sent().size() + kUnanswered > i + 1; })) return;
         guest.send_frame(frames[i]);
       }
     });
     const Result result = run(guest, length);
     client.join();
     answers_ = guest.frames_sent();
+    EXPECT_EQ(get16(answers_.at(0), 12), 0x0806) << "it announces itself";
+    EXPECT_EQ(std::memcmp(answers_[0].data() + 28, answers_[0].data() + 38, 4), 0);
+    answers_.erase(answers_.begin());
     return result;
   }
 
@@ -297,7 +300,9 @@ TEST_F(KvServer, GoesThroughTheSameStatesAgain) {
   EXPECT_EQ(answers_.size(), 400u);
   DeterministicGuest second(server(400));
   EXPECT_EQ(second.replay(first), "");
-  EXPECT_EQ(answers_, second.frames_sent());
+  std::vector<Bytes> again = second.frames_sent();
+  again.erase(again.begin());
+  EXPECT_EQ(answers_, again);
 }
 
 }  // namespace

@@ -61,6 +61,10 @@ class KvFailover(Processes):
         workloads = [Workload(SERVER, f"client{i}") for i in range(CLIENTS)]
         for workload in workloads:
             workload.start()
+        deadline = time.monotonic() + 30
+        while any(workload.acknowledged == 0 for workload in workloads):
+            self.assertLess(time.monotonic(), deadline, "no answers before the kill")
+            time.sleep(0.005)
         time.sleep(moment)  # the random moment itself
         self.primary.kill()
         killed = sum(workload.acknowledged for workload in workloads)
