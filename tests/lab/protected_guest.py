@@ -45,11 +45,11 @@ class Replica:
 
 
 class ProtectedGuest:
-    """castor leads at first, pollux follows; each step can also be taken alone."""
+    """castor leads at first, pollux follows; each step can also be taken alone. The guest is the lab's, with Redis."""
 
     def __init__(self, lab: Lab, *, epoch_ms: int = EPOCH_MS, timeout_ms: int = TIMEOUT_MS):
         self.lab, self.epoch_ms, self.timeout_ms = lab, epoch_ms, timeout_ms
-        self.disks = {name: lab.copy_disk(paths.GUEST_ROOT, f"{name}.raw") for name in HOST_IPS}
+        self.disks = self._make_disks()
         self.keys = make_keys(HOST_IPS)
         self.hosts: dict[str, Host] = {}
         self.leader: Replica
@@ -58,10 +58,25 @@ class ProtectedGuest:
     def start_hosts(self):
         """And the arbiter."""
         arbiter = self.lab.start_etcd()
-        hosts = self.lab.start_hosts({name: [disk] for name, disk in self.disks.items()})
+        hosts = self.lab.start_hosts({name: self._disks_of(name) for name in HOST_IPS})
         arbiter.wait_ready()
         for host in hosts:
             self._prepare(host)
+
+    def _make_disks(self) -> dict[str, Path]:
+        """A disk for each host."""
+        return {name: self.lab.copy_disk(paths.GUEST_ROOT, f"{name}.raw") for name in HOST_IPS}
+
+    def _disks_of(self, name: str) -> list[Path]:
+        return [self.disks[name]] if self.disks else []
+
+    def _disk_words(self) -> str:
+        return "--disk /dev/vda" if self.disks else ""
+
+    def _machine_words(self, kernel_words: tuple[str, ...]) -> str:
+        """What a primary is started with, for its guest."""
+        return (f"--epoch-ms {self.epoch_ms} --staging 64M --kernel /guest/vmlinuz --initrd /guest/initrd.cpio"
+                f" --cmdline '{guest_cmdline(*kernel_words)}' --memory {GUEST_MEMORY}")
 
     def _prepare(self, host: Host):
         self.hosts[host.name] = host
@@ -73,12 +88,12 @@ class ProtectedGuest:
 
     def _shared_words(self) -> str:
         return (f"--key /root/key --peer-key /root/peer.pub --arbiter etcd:{Etcd.url} --console file=/root/console"
-                f" --epoch-ms {self.epoch_ms} --timeout-ms {self.timeout_ms} --stats /root/stats.json")
+                f" --timeout-ms {self.timeout_ms} --stats /root/stats.json")
 
     def _spawn_backup(self, host: Host, words: str) -> Replica:
         return Replica(host, host.spawn(
             f"pollux backup --listen 0.0.0.0:{LINK_PORT} {words} {self._shared_words()} --primary-staging 64M"
-            f" --disk /dev/vda --net tap=tap0 --timeline /root/timeline.json", "backup"))
+            f" --epoch-ms {self.epoch_ms} {self._disk_words()} --net tap=tap0 --timeline /root/timeline.json", "backup"))
 
     def start_backup(self):
         self.follower = self._spawn_backup(self.hosts["pollux"], "")
@@ -87,9 +102,8 @@ class ProtectedGuest:
     def start_primary(self, *kernel_words: str):
         host = self.hosts["castor"]
         self.leader = Replica(host, host.spawn(
-            f"pollux primary --backup {HOST_IPS['pollux']}:{LINK_PORT} {self._shared_words()} --staging 64M"
-            f" --kernel /guest/vmlinuz --initrd /guest/initrd.cpio --cmdline '{guest_cmdline(*kernel_words)}'"
-            f" --memory {GUEST_MEMORY} --disk /dev/vda --net tap=tap0,mac={GUEST_MAC}", "primary"))
+            f"pollux primary --backup {HOST_IPS['pollux']}:{LINK_PORT} {self._shared_words()}"
+            f" {self._machine_words(kernel_words)} {self._disk_words()} --net tap=tap0,mac={GUEST_MAC}", "primary"))
 
     def wait_until_protected(self, timeout: float = 120):
         self.leader.job.wait_for("from here on it can take over", timeout)
@@ -107,7 +121,7 @@ class ProtectedGuest:
         """A host that lost its power comes back with the disk that it had, and follows."""
         if name == self.leader.name:
             raise LabError(f"{name} leads: it has nobody to join")
-        host = self.lab.start_host(name, disks=[self.disks[name]])
+        host = self.lab.start_host(name, disks=self._disks_of(name))
         self._prepare(host)
         self.follower = self._spawn_backup(host, f"--join {HOST_IPS[self.leader.name]}:{LINK_PORT}")
 
