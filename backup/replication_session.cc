@@ -235,6 +235,7 @@ void ReplicationSession::carry_out(const event::Send& effect) {
 
 void ReplicationSession::carry_out(const event::ExamineHello& effect) {
   try {
+    if (effect.hello.strategy != protocol::Strategy::kCopy) throw Error("strategy lockstep is not supported");
     const vmm::MachineConfig config = vmm::decode_machine_config(effect.hello.machine_config);
     const bool disks_agree =
         std::equal(config.disks.begin(), config.disks.end(), effect.hello.disk_bytes.begin(), effect.hello.disk_bytes.end(),
@@ -284,6 +285,8 @@ void ReplicationSession::carry_out(const event::ApplyEpoch& effect) {
 void ReplicationSession::carry_out(const event::MakeDurable& effect) { applier_->make_durable(effect.epoch); }
 
 void ReplicationSession::carry_out(const event::MakeSyncDurable& effect) { applier_->make_durable(effect.mark); }
+
+void ReplicationSession::carry_out(const event::ReportDivergence&) { POLLUX_ASSERT(!"nothing is executed here"); }
 
 void ReplicationSession::carry_out(const event::DiscardPartial& effect) {
   spdlog::info("epoch {} never came whole: discarded", effect.epoch.value);

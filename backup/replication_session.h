@@ -84,6 +84,7 @@ class ReplicationSession {
   void carry_out(const protocol::backup::ApplyEpoch& effect);
   void carry_out(const protocol::backup::MakeDurable& effect);
   void carry_out(const protocol::backup::MakeSyncDurable& effect);
+  void carry_out(const protocol::backup::ReportDivergence& effect);
   void carry_out(const protocol::backup::DiscardPartial& effect);
   void carry_out(const protocol::backup::Disconnect& effect);
   void carry_out(const protocol::backup::ClaimTerm& effect);

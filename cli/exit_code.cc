@@ -6,7 +6,10 @@ namespace pollux::cli {
 
 int exit_code_of(const vmm::MachineExit& exit, int signal) {
   switch (exit.reason) {
-    case vmm::ExitReason::kPowerOff: return 0;
+    case vmm::ExitReason::kPowerOff:
+      if (exit.detail.empty()) return 0;
+      spdlog::error("{}", exit.detail);
+      return kCrashExit;
     case vmm::ExitReason::kReset: return kResetExit;
     case vmm::ExitReason::kCrash: spdlog::error("the guest crashed: {}", exit.detail); return kCrashExit;
     case vmm::ExitReason::kHostFailed: spdlog::error("this host failed: {}", exit.detail); return kFailureExit;

@@ -288,6 +288,10 @@ void ReplicaDriver::carry_out(const event::Committed& effect) {
   callbacks_.committed(effect.epoch, unprotected_);
 }
 
+void ReplicaDriver::carry_out(const event::ExecutedByAll&) { POLLUX_ASSERT(!"nobody executes"); }
+void ReplicaDriver::carry_out(const event::Heal&) { POLLUX_ASSERT(!"nobody executes"); }
+void ReplicaDriver::carry_out(const event::Healed&) { POLLUX_ASSERT(!"nobody executes"); }
+
 void ReplicaDriver::carry_out(const event::DropBackup& effect) {
   spdlog::warn("backup {}: dropped: {}", to_string(effect.backup), effect.reason);
   mailbox_.dropped(effect.backup);

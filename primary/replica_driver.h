@@ -108,6 +108,9 @@ class ReplicaDriver {
   void carry_out(const protocol::primary::StartFullSync& effect);
   void carry_out(const protocol::primary::Protected& effect);
   void carry_out(const protocol::primary::Committed& effect);
+  void carry_out(const protocol::primary::ExecutedByAll& effect);
+  void carry_out(const protocol::primary::Heal& effect);
+  void carry_out(const protocol::primary::Healed& effect);
   void carry_out(const protocol::primary::DropBackup& effect);
   void carry_out(const protocol::primary::Unprotected& effect);
   void carry_out(const protocol::primary::Replicating& effect);

@@ -84,6 +84,22 @@ void BackupReplica::on(const EpochApplied& event) {
   POLLUX_ASSERT(!unapplied_.empty() && unapplied_.front().epoch == event.epoch);
   unapplied_bytes_ -= unapplied_.front().bytes;
   unapplied_.pop_front();
+  executed_ = event.epoch;
+  if (state_ == State::kProtecting) tell_executed();
+  if (state_ == State::kClaiming) ask_when_caught_up();
+}
+
+void BackupReplica::on(const Diverged& event) {
+  POLLUX_ASSERT(lockstep() && !diverged_);
+  POLLUX_ASSERT(!unapplied_.empty() && unapplied_.front().epoch == event.epoch);
+  unapplied_.clear();
+  unapplied_bytes_ = 0;
+  awaiting_durability_.clear();
+  if (state_ == State::kEnded) return;
+  POLLUX_ASSERT(state_ != State::kPromoted && !(claim_ && claim_->asked));
+  diverged_ = event.epoch;
+  if (claim_ || config_.on_divergence == OnDivergence::kHalt) return leave_diverged(event.epoch);
+  effects_.emplace_back(ReportDivergence{{event.epoch, event.pages, event.all_pages}});
 }
 
 void BackupReplica::on(const EpochDurable& event) {
@@ -91,7 +107,9 @@ void BackupReplica::on(const EpochDurable& event) {
   while (!awaiting_durability_.empty() && awaiting_durability_.front() <= event.epoch) {
     awaiting_durability_.pop_front();
   }
-  if (state_ == State::kProtecting) acknowledge();
+  if (state_ != State::kProtecting) return;
+  acknowledge();
+  tell_executed();
 }
 
 void BackupReplica::on(const SyncDurable& event) {
@@ -158,9 +176,6 @@ void BackupReplica::on_message(const Hello& message) {
   if (config_.vm && message.vm != *config_.vm) {
     return refuse(fmt::format("this backup is for VM {}", to_string(*config_.vm)));
   }
-  if (message.strategy != Strategy::kCopy) {
-    return refuse(fmt::format("strategy {} is not supported", to_string(message.strategy)));
-  }
   if (message.config_digest != digest_config(message.machine_config)) {
     return violation("the digest of the machine configuration is wrong");
   }
@@ -208,6 +223,7 @@ void BackupReplica::on_message(const SyncEnd& message) {
   state_ = State::kProtecting;
   base_ = message.epoch;
   whole_ = message.epoch;
+  executed_told_ = message.epoch;
   tally_ = {};
   complete(message.epoch, true);
 }
@@ -215,23 +231,27 @@ void BackupReplica::on_message(const SyncEnd& message) {
 void BackupReplica::on_message(const EpochOpen& message) {
   if (state_ != State::kProtecting) return violation("EpochOpen before the full sync");
   if (open_)
-    return violation(fmt::format("EpochOpen({}) within epoch {}", message.epoch.value, open_->value));
+    return violation(fmt::format("EpochOpen({}) within epoch {}", message.epoch.value, open_->epoch.value));
   if (message.epoch != whole_.next()) {
     return violation(fmt::format("EpochOpen({}) after epoch {}", message.epoch.value, whole_.value));
   }
-  open_ = message.epoch;
+  if (message.kind == RecordKind::kInputs && !lockstep()) return violation("a record of inputs, and no lockstep");
+  if (message.kind == RecordKind::kPages && lockstep() && !diverged_) {
+    return violation("a record of pages, and no divergence");
+  }
+  open_ = OpenRecord{message.epoch, message.kind};
   tally_ = {};
 }
 
 void BackupReplica::on_message(const EpochPages& message) {
-  if (!in_record(message.epoch, "EpochPages")) return;
+  if (!in_record(message.epoch, RecordKind::kPages, "EpochPages")) return;
   for (const PageRun& run : message.runs) (run.zero ? tally_.zero_pages : tally_.pages) += run.count;
   tally_.bytes += kPieceOverhead + message.runs.size() * sizeof(PageRun) + body_length(message);
   static_cast<void>(within_record_limit());
 }
 
 void BackupReplica::on_message(const EpochDiskWrites& message) {
-  if (!in_record(message.epoch, "EpochDiskWrites")) return;
+  if (!in_record(message.epoch, RecordKind::kPages, "EpochDiskWrites")) return;
   for (const DiskOperation& operation : message.operations) {
     if (!disk_exists(operation.disk)) return;
     if (operation.offset + operation.length > hello_->disk_bytes[operation.disk.value]) {
@@ -243,17 +263,52 @@ void BackupReplica::on_message(const EpochDiskWrites& message) {
   static_cast<void>(within_record_limit());
 }
 
+void BackupReplica::on_message(const EpochInputs& message) {
+  if (!in_record(message.epoch, RecordKind::kInputs, "EpochInputs")) return;
+  tally_.input_bytes += message.bytes;
+  tally_.bytes += kPieceOverhead + message.bytes;
+  if (tally_.input_bytes > kMaxInputBytesPerEpoch) return violation("the inputs of an epoch are too long");
+  static_cast<void>(within_record_limit());
+}
+
+void BackupReplica::on_message(const EpochDigest& message) {
+  if (!in_record(message.epoch, RecordKind::kInputs, "EpochDigest")) return;
+  tally_.digest_bytes += message.bytes;
+  tally_.bytes += kPieceOverhead + message.bytes;
+  if (tally_.digest_bytes > kMaxDigestBytesPerEpoch) return violation("the digest of an epoch is too long");
+  static_cast<void>(within_record_limit());
+}
+
 void BackupReplica::on_message(const EpochClose& message) {
-  if (!in_record(message.epoch, "EpochClose")) return;
+  if (!open_ || !in_record(message.epoch, open_->kind, "EpochClose")) {
+    if (!open_) violation(fmt::format("EpochClose({}) outside its record", message.epoch.value));
+    return;
+  }
   if (message.pages != tally_.pages || message.zero_pages != tally_.zero_pages ||
       message.disk_operations != tally_.disk_operations) {
     return violation(fmt::format("the record of epoch {} lacks pages or disk writes", message.epoch.value));
   }
+  const bool inputs = open_->kind == RecordKind::kInputs;
+  if (message.input_bytes != tally_.input_bytes || message.digest_bytes != tally_.digest_bytes ||
+      (inputs && (message.input_bytes == 0 || message.digest_bytes == 0))) {
+    return violation(fmt::format("the record of epoch {} lacks inputs or its digest", message.epoch.value));
+  }
+  if (inputs && message.state_bytes != 0) return violation("a record of inputs with a state");
   tally_.bytes += message.state_bytes;
   if (!within_record_limit()) return;
   open_.reset();
   whole_ = message.epoch;
-  complete(message.epoch, message.flushed);
+  if (inputs && diverged_) {  // it cannot be executed from a state that is wrong
+    effects_.emplace_back(DiscardPartial{message.epoch});
+    return;
+  }
+  const bool heals = diverged_.has_value();
+  if (heals) {
+    diverged_.reset();
+    base_ = message.epoch;
+    executed_told_ = message.epoch;  // its Ack tells it
+  }
+  complete(message.epoch, message.flushed || heals);
 }
 
 void BackupReplica::on_message(const NewTerm& message) {
@@ -289,6 +344,10 @@ void BackupReplica::on_message(const HandOver& message) {
   if (open_ || message.epoch != whole_) {
     return violation(fmt::format("HandOver({}) after epoch {}", message.epoch.value, whole_.value));
   }
+  if (diverged_) {  // it was reported, and has crossed the order
+    claim_ = Claim{.why = {}, .retry_at = std::nullopt, .handed_over = true};
+    return leave_diverged(*diverged_);
+  }
   claim_next_term("the primary handed over", true);
 }
 
@@ -310,8 +369,8 @@ bool BackupReplica::in_sync(const char* what) {
   return false;
 }
 
-bool BackupReplica::in_record(EpochId epoch, const char* what) {
-  if (state_ == State::kProtecting && open_ && *open_ == epoch) return true;
+bool BackupReplica::in_record(EpochId epoch, RecordKind kind, const char* what) {
+  if (state_ == State::kProtecting && open_ && open_->epoch == epoch && open_->kind == kind) return true;
   violation(fmt::format("{}({}) outside its record", what, epoch.value));
   return false;
 }
@@ -325,7 +384,7 @@ bool BackupReplica::disk_exists(DiskId disk) {
 bool BackupReplica::within_record_limit() {
   if (tally_.bytes <= config_.max_record_bytes) return true;
   violation(
-      fmt::format("the record of epoch {} is longer than {} bytes", open_->value, config_.max_record_bytes));
+      fmt::format("the record of epoch {} is longer than {} bytes", open_->epoch.value, config_.max_record_bytes));
   return false;
 }
 
@@ -344,13 +403,34 @@ void BackupReplica::acknowledge() {
   EpochId held = whole_;
   if (!awaiting_durability_.empty()) {
     // An Ack speaks for all epochs before it: it stops short of the first that must become durable.
-    const EpochId first = awaiting_durability_.front();
-    if (first == base_) return;
-    held = {first.value - 1};
+    if (!image_is_settled()) return;
+    held = {awaiting_durability_.front().value - 1};
   }
   if (acked_ && held <= *acked_) return;
   acked_ = held;
   effects_.emplace_back(Send{Ack{held}});
+}
+
+// What the image is from is acknowledged: until then neither Acks nor Executed speak of what follows.
+bool BackupReplica::image_is_settled() const {
+  return awaiting_durability_.empty() || awaiting_durability_.front() != base_;
+}
+
+void BackupReplica::tell_executed() {
+  if (!lockstep() || diverged_ || !image_is_settled() || executed_ <= executed_told_) return;
+  if (!unapplied_.empty() && executed_.value < executed_told_.value + kExecutedStride) return;
+  executed_told_ = executed_;
+  effects_.emplace_back(Send{Executed{executed_}});
+}
+
+// A primary that still hears is told: it need not wait for this one.
+void BackupReplica::leave_diverged(EpochId epoch) {
+  const std::string what = fmt::format("diverged in epoch {}", epoch.value);
+  const bool heard = !claim_ || claim_->handed_over;
+  if (heard) effects_.emplace_back(Send{Goodbye{GoodbyeReason::kStopped, what}});
+  const std::string why = claim_ && !claim_->why.empty() ? claim_->why + "; " : "";
+  claim_.reset();
+  end(fmt::format("{}{}: it cannot take over", why, what), true);
 }
 
 void BackupReplica::lost_primary(const std::string& why) {
@@ -365,6 +445,7 @@ void BackupReplica::lost_primary(const std::string& why) {
     case State::kSyncing: return end("lost the primary before protection began: " + why, true);
     case State::kProtecting:
       discard_partial();
+      if (diverged_) return end(fmt::format("{}; diverged in epoch {}: it cannot take over", why, diverged_->value), true);
       return claim_next_term(why, false);
     case State::kIdle:
     case State::kClaiming:
@@ -375,14 +456,21 @@ void BackupReplica::lost_primary(const std::string& why) {
 
 void BackupReplica::claim_next_term(const std::string& why, bool handed_over) {
   state_ = State::kClaiming;
-  claim_ = Claim{why, std::nullopt, handed_over};
+  claim_ = Claim{.why = why, .retry_at = std::nullopt, .handed_over = handed_over};
+  ask_when_caught_up();
+}
+
+// A replica that executes is sure of its state only at the end (P6); a passive image is what it was sent.
+void BackupReplica::ask_when_caught_up() {
+  if (claim_->asked || (lockstep() && !unapplied_.empty())) return;
+  claim_->asked = true;
   effects_.emplace_back(ClaimTerm{term_.next()});
 }
 
 // An answer may come after Stop: whatever it says, this backup has ended.
 bool BackupReplica::answers_claim(Term answered) const {
   if (!claim_) return false;
-  POLLUX_ASSERT(!claim_->retry_at);
+  POLLUX_ASSERT(claim_->asked && !claim_->retry_at);
   POLLUX_ASSERT(answered == term_.next());
   return true;
 }
@@ -401,7 +489,7 @@ void BackupReplica::violation(const std::string& what) {
 
 void BackupReplica::discard_partial() {
   if (!open_) return;
-  effects_.emplace_back(DiscardPartial{*open_});
+  effects_.emplace_back(DiscardPartial{open_->epoch});
   open_.reset();
 }
 
@@ -412,10 +500,13 @@ void BackupReplica::end(const std::string& reason, bool failed) {
 }
 
 void BackupReplica::check_invariants() const {
-  POLLUX_ASSERT(!open_ || *open_ == whole_.next());
+  POLLUX_ASSERT(!open_ || open_->epoch == whole_.next());
   POLLUX_ASSERT(!open_ || state_ == State::kProtecting);
   POLLUX_ASSERT(claim_.has_value() == (state_ == State::kClaiming));
-  POLLUX_ASSERT(!acked_ || (*acked_ >= base_ && *acked_ <= whole_));
+  POLLUX_ASSERT(!acked_ || *acked_ <= whole_);
+  POLLUX_ASSERT(!diverged_ || (lockstep() && unapplied_.empty()));
+  // No state known to be wrong is ever claimed for, nor promoted.
+  POLLUX_ASSERT(!diverged_ || state_ == State::kProtecting || state_ == State::kEnded);
   POLLUX_ASSERT(awaiting_durability_.empty() || !acked_ || *acked_ < awaiting_durability_.front());
   POLLUX_ASSERT(unapplied_.empty() || unapplied_.back().epoch == whole_);
 }
@@ -446,6 +537,10 @@ std::string to_string(const Event& event) {
                         [](const HelloAccepted&) { return std::string("HelloAccepted"); },
                         [](const HelloRefused& e) { return fmt::format("HelloRefused({})", e.reason); },
                         [](const EpochApplied& e) { return fmt::format("EpochApplied({})", e.epoch.value); },
+                        [](const Diverged& e) {
+                          return fmt::format("Diverged({}, pages {})", e.epoch.value,
+                                             e.all_pages ? std::string("all") : std::to_string(e.pages));
+                        },
                         [](const EpochDurable& e) { return fmt::format("EpochDurable({})", e.epoch.value); },
                         [](const SyncDurable& e) { return fmt::format("SyncDurable({})", e.mark.number); },
                         [](const TermWon& e) { return fmt::format("TermWon({})", e.term.value); },
@@ -466,6 +561,7 @@ std::string to_string(const Effect& effect) {
           [](const ApplyEpoch& e) { return fmt::format("ApplyEpoch({})", e.epoch.value); },
           [](const MakeDurable& e) { return fmt::format("MakeDurable({})", e.epoch.value); },
           [](const MakeSyncDurable& e) { return fmt::format("MakeSyncDurable({})", e.mark.number); },
+          [](const ReportDivergence& e) { return fmt::format("Report({})", protocol::to_string(e.message)); },
           [](const DiscardPartial& e) { return fmt::format("DiscardPartial({})", e.epoch.value); },
           [](const Disconnect& e) { return fmt::format("Disconnect({})", e.reason); },
           [](const ClaimTerm& e) { return fmt::format("ClaimTerm({})", e.term.value); },

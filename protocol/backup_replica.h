@@ -26,6 +26,21 @@
 //  - Goodbye(took over) says that another replica leads: Fenced.
 //  - Any other Goodbye ends, never promotes. So does a violation by the primary: whoever broke the rules is still alive.
 //  - A record takes at most `max_record_bytes` of memory, its pieces' headers included; more is a violation.
+//
+// In lockstep (Hello) ApplyEpoch of a record of inputs means: execute the epoch. The rules of Bressoud and Schneider
+// (SOSP '95, section 2), as they are kept here and by the engine:
+//  - P1 environment values and P4 clock values are in the record: one without inputs is a violation.
+//  - P2 the primary's interrupts are in the inputs of the epoch at whose end they are delivered.
+//  - P3 interrupts of this host's own devices are ignored: nothing but Promote makes the engine listen to them.
+//  - P5 an epoch is executed only when its whole record is here, and after all before it.
+//  - P6 the primary lost: every whole record is executed first, then the term is claimed, and the machine promoted at
+//    the end of the last one, the failover epoch, with the interrupts its inputs hold.
+//  - P7 after Promote, every request that is outstanding at a device is answered as uncertain, by the engine.
+// And, beyond the paper:
+//  - An epoch without a flush is acknowledged before it is executed; Executed tells how far that is, now and then.
+//  - Diverged: an executed epoch did not end as the primary's. kHeal: Divergence says so; nothing of inputs is executed or
+//    acknowledged any more until a record of pages is whole, and that is acknowledged when it is durable. kHalt:
+//    Goodbye, and the end. The primary lost meanwhile: the end; a state known to be wrong is never promoted.
 #pragma once
 
 #include <chrono>
@@ -45,10 +60,16 @@ namespace pollux::protocol {
 // What a staged piece of a record takes beside its body and the elements of its header, about.
 inline constexpr std::uint64_t kPieceOverhead = 128;
 
+// Executed tells of every so many epochs, and whenever nothing is left to execute.
+inline constexpr std::uint64_t kExecutedStride = 16;
+
+enum class OnDivergence { kHeal, kHalt };
+
 struct BackupConfig {
   std::optional<VmId> vm;                                   // accept only this machine
   std::uint64_t max_record_bytes = std::uint64_t{4} << 30;  // one epoch record, staged in memory
   Timing timing;
+  OnDivergence on_divergence = OnDivergence::kHeal;
 };
 
 namespace backup {
@@ -68,9 +89,16 @@ struct HelloAccepted {};
 struct HelloRefused {
   std::string reason;
 };
-// The image holds this epoch (in order; the bytes staged for it are free).
+// The image holds this epoch (in order; the bytes staged for it are free). In lockstep: it is executed, and as it should be.
 struct EpochApplied {
   EpochId epoch;
+};
+// Lockstep: executed, this epoch (the next to be applied) ended differently. None after it was touched, and those that
+// were to be applied are forgotten.
+struct Diverged {
+  EpochId epoch;
+  std::uint32_t pages = 0;  // as in Divergence
+  bool all_pages = false;
 };
 // The image holds every epoch up to this one durably: the answer to MakeDurable.
 struct EpochDurable {
@@ -91,8 +119,8 @@ struct ArbiterUnreachable {};
 // The operator stops this backup.
 struct Stop {};
 struct Tick {};
-using Event = std::variant<LinkUp, LinkDown, Heard, HelloAccepted, HelloRefused, EpochApplied, EpochDurable, SyncDurable,
-                           TermWon, TermLost, ArbiterUnreachable, Stop, Tick>;
+using Event = std::variant<LinkUp, LinkDown, Heard, HelloAccepted, HelloRefused, EpochApplied, Diverged, EpochDurable,
+                           SyncDurable, TermWon, TermLost, ArbiterUnreachable, Stop, Tick>;
 
 // Effects.
 struct Send {
@@ -123,7 +151,12 @@ struct MakeSyncDurable {
   SyncMark mark;
   bool operator==(const MakeSyncDurable&) const = default;
 };
-// Forget what is staged of the record that was open.
+// Send this, with the numbers of the pages as its body.
+struct ReportDivergence {
+  Divergence message;
+  bool operator==(const ReportDivergence&) const = default;
+};
+// Forget what is staged of the record that was open, or was just closed and is of no use to a diverged replica.
 struct DiscardPartial {
   EpochId epoch;
   bool operator==(const DiscardPartial&) const = default;
@@ -156,8 +189,8 @@ struct End {
   bool failed = true;  // false: the machine ended as it should, or the operator asked
   bool operator==(const End&) const = default;
 };
-using Effect = std::variant<Send, ExamineHello, BeginSync, ApplyEpoch, MakeDurable, MakeSyncDurable, DiscardPartial,
-                            Disconnect, ClaimTerm, Promote, Fenced, End>;
+using Effect = std::variant<Send, ExamineHello, BeginSync, ApplyEpoch, MakeDurable, MakeSyncDurable, ReportDivergence,
+                            DiscardPartial, Disconnect, ClaimTerm, Promote, Fenced, End>;
 
 [[nodiscard]] std::string to_string(const Event& event);
 [[nodiscard]] std::string to_string(const Effect& effect);
@@ -187,6 +220,9 @@ class BackupReplica {
   // The last whole epoch; meaningful from kProtecting on.
   [[nodiscard]] EpochId last_whole() const { return whole_; }
   [[nodiscard]] EpochId last_acknowledged() const;  // 0 before the first
+  [[nodiscard]] bool lockstep() const { return hello_ && hello_->strategy == Strategy::kLockstep; }
+  // The epoch that ended wrong, until a record of pages is whole.
+  [[nodiscard]] const std::optional<EpochId>& diverged() const { return diverged_; }
   // Of the open record and of whole records not yet applied: what the engine bounds by not receiving.
   [[nodiscard]] std::uint64_t staged_bytes() const;
 
@@ -196,7 +232,13 @@ class BackupReplica {
     std::uint64_t pages = 0;
     std::uint64_t zero_pages = 0;
     std::uint64_t disk_operations = 0;
-    std::uint64_t bytes = 0;
+    std::uint64_t input_bytes = 0;
+    std::uint64_t digest_bytes = 0;
+    std::uint64_t bytes = 0;  // of memory
+  };
+  struct OpenRecord {
+    EpochId epoch;
+    RecordKind kind = RecordKind::kPages;
   };
   struct WholeRecord {
     EpochId epoch;
@@ -207,6 +249,7 @@ class BackupReplica {
     std::string why;  // the primary counts as lost
     std::optional<TimePoint> retry_at;
     bool handed_over = false;
+    bool asked = false;  // in lockstep not before every whole record is executed
   };
 
   void on(const backup::LinkUp& event);
@@ -215,6 +258,7 @@ class BackupReplica {
   void on(const backup::HelloAccepted& event);
   void on(const backup::HelloRefused& event);
   void on(const backup::EpochApplied& event);
+  void on(const backup::Diverged& event);
   void on(const backup::EpochDurable& event);
   void on(const backup::SyncDurable& event);
   void on(const backup::TermWon& event);
@@ -231,6 +275,8 @@ class BackupReplica {
   void on_message(const EpochOpen& message);
   void on_message(const EpochPages& message);
   void on_message(const EpochDiskWrites& message);
+  void on_message(const EpochInputs& message);
+  void on_message(const EpochDigest& message);
   void on_message(const EpochClose& message);
   void on_message(const NewTerm& message);
   void on_message(const Heartbeat& message);
@@ -241,13 +287,17 @@ class BackupReplica {
 
   [[nodiscard]] bool is_linked() const;
   bool in_sync(const char* what);                   // else a violation
-  bool in_record(EpochId epoch, const char* what);  // else a violation
+  bool in_record(EpochId epoch, RecordKind kind, const char* what);  // else a violation
   bool disk_exists(DiskId disk);                    // else a violation
   bool within_record_limit();                       // else a violation
   void complete(EpochId epoch, bool durable_before_ack);
   void acknowledge();
+  void tell_executed();
+  void leave_diverged(EpochId epoch);
+  [[nodiscard]] bool image_is_settled() const;
   void lost_primary(const std::string& why);
   void claim_next_term(const std::string& why, bool handed_over);
+  void ask_when_caught_up();
   [[nodiscard]] bool answers_claim(Term answered) const;
   void refuse(const std::string& reason);
   void violation(const std::string& what);
@@ -261,14 +311,17 @@ class BackupReplica {
   Term term_;
   std::optional<Claim> claim_;   // while claiming
   std::optional<SyncMark> mark_;  // of the full sync, not yet sent back
-  std::optional<EpochId> open_;  // the record in progress
+  std::optional<OpenRecord> open_;  // the record in progress
   Tally tally_;
-  EpochId base_;  // the end of the full sync
+  EpochId base_;  // where its image is from: the end of the full sync, or of the record that healed it
   EpochId whole_;
   std::optional<EpochId> acked_;
   std::deque<EpochId> awaiting_durability_;  // whole epochs that may be acknowledged only when durable
   std::deque<WholeRecord> unapplied_;
   std::uint64_t unapplied_bytes_ = 0;
+  EpochId executed_;       // lockstep
+  EpochId executed_told_;  // to the primary
+  std::optional<EpochId> diverged_;
   TimePoint last_heard_;
   TimePoint next_heartbeat_;
   std::uint64_t heartbeats_ = 0;

@@ -113,8 +113,18 @@ std::size_t check(const SyncEnd& end) {
 
 std::size_t check(const EpochOpen& open) {
   check_epoch(open.epoch);
+  require(open.kind <= RecordKind::kInputs, "kind of a record");
   return 0;
 }
+
+template <class Piece>
+std::size_t check_piece(const Piece& piece) {
+  check_epoch(piece.epoch);
+  require(piece.bytes > 0 && piece.bytes <= kMaxBodyBytes, "length of a piece");
+  return piece.bytes;
+}
+std::size_t check(const EpochInputs& inputs) { return check_piece(inputs); }
+std::size_t check(const EpochDigest& digest) { return check_piece(digest); }
 
 std::size_t check(const EpochPages& pages) {
   check_epoch(pages.epoch);
@@ -142,6 +152,8 @@ std::size_t check(const EpochDiskWrites& writes) {
 std::size_t check(const EpochClose& close) {
   check_epoch(close.epoch);
   require(close.state_bytes <= kMaxBodyBytes, "length of the machine state");
+  require(close.input_bytes <= kMaxInputBytesPerEpoch, "length of the inputs");
+  require(close.digest_bytes <= kMaxDigestBytesPerEpoch, "length of the digest");
   return close.state_bytes;
 }
 
@@ -152,6 +164,16 @@ std::size_t check(const NewTerm& next) {
 std::size_t check(const Ack& ack) {
   check_epoch(ack.epoch);
   return 0;
+}
+std::size_t check(const Executed& executed) {
+  check_epoch(executed.epoch);
+  return 0;
+}
+std::size_t check(const Divergence& divergence) {
+  check_epoch(divergence.epoch);
+  require(divergence.pages <= kMaxDivergedPages, "number of diverged pages");
+  require(!divergence.all_pages || divergence.pages == 0, "all pages, and some of them");
+  return divergence.pages * kPageNumberBytes;
 }
 std::size_t check(const Heartbeat&) { return 0; }
 
@@ -250,7 +272,20 @@ void write(schema::Message::Builder root, const SyncEnd& end) {
   out.setStateBytes(end.state_bytes);
 }
 
-void write(schema::Message::Builder root, const EpochOpen& open) { root.setEpochOpen(open.epoch.value); }
+void write(schema::Message::Builder root, const EpochOpen& open) {
+  auto out = root.initEpochOpen();
+  out.setEpoch(open.epoch.value);
+  out.setKind(static_cast<std::uint16_t>(open.kind));
+}
+
+template <class Piece>
+void write_piece(schema::EpochPiece::Builder out, const Piece& piece) {
+  out.setEpoch(piece.epoch.value);
+  out.setBytes(piece.bytes);
+}
+
+void write(schema::Message::Builder root, const EpochInputs& inputs) { write_piece(root.initEpochInputs(), inputs); }
+void write(schema::Message::Builder root, const EpochDigest& digest) { write_piece(root.initEpochDigest(), digest); }
 
 void write(schema::Message::Builder root, const EpochPages& pages) {
   auto out = root.initEpochPages();
@@ -278,10 +313,19 @@ void write(schema::Message::Builder root, const EpochClose& close) {
   out.setDiskOperations(close.disk_operations);
   out.setFlushed(close.flushed);
   out.setStateBytes(close.state_bytes);
+  out.setInputBytes(close.input_bytes);
+  out.setDigestBytes(close.digest_bytes);
 }
 
 void write(schema::Message::Builder root, const NewTerm& next) { root.setNewTerm(next.term.value); }
 void write(schema::Message::Builder root, const Ack& ack) { root.setAck(ack.epoch.value); }
+void write(schema::Message::Builder root, const Executed& executed) { root.setExecuted(executed.epoch.value); }
+void write(schema::Message::Builder root, const Divergence& divergence) {
+  auto out = root.initDivergence();
+  out.setEpoch(divergence.epoch.value);
+  out.setPages(divergence.pages);
+  out.setAllPages(divergence.all_pages);
+}
 void write(schema::Message::Builder root, const Heartbeat& heartbeat) {
   root.setHeartbeat(heartbeat.sequence);
 }
@@ -379,8 +423,18 @@ EpochDiskWrites read(schema::EpochDiskWrites::Reader in) {
 
 EpochClose read(schema::EpochClose::Reader in) {
   return {{in.getEpoch()},        in.getPages(),   in.getZeroPages(),
-          in.getDiskOperations(), in.getFlushed(), in.getStateBytes()};
+          in.getDiskOperations(), in.getFlushed(), in.getStateBytes(),
+          in.getInputBytes(),     in.getDigestBytes()};
 }
+
+EpochOpen read(schema::EpochOpen::Reader in) { return {{in.getEpoch()}, static_cast<RecordKind>(in.getKind())}; }
+
+template <class Piece>
+Piece read_piece(schema::EpochPiece::Reader in) {
+  return {{in.getEpoch()}, in.getBytes()};
+}
+
+Divergence read(schema::Divergence::Reader in) { return {{in.getEpoch()}, in.getPages(), in.getAllPages()}; }
 
 Goodbye read(schema::Goodbye::Reader in) {
   return {static_cast<GoodbyeReason>(in.getReason()), read_text(in.getText())};
@@ -398,7 +452,7 @@ Message read(schema::Message::Reader root) {
     case schema::Message::SYNC_PAGES: return SyncPages{read_runs(root.getSyncPages())};
     case schema::Message::SYNC_MARK: return SyncMark{root.getSyncMark()};
     case schema::Message::SYNC_END: return read(root.getSyncEnd());
-    case schema::Message::EPOCH_OPEN: return EpochOpen{{root.getEpochOpen()}};
+    case schema::Message::EPOCH_OPEN: return read(root.getEpochOpen());
     case schema::Message::EPOCH_PAGES: return read(root.getEpochPages());
     case schema::Message::EPOCH_DISK_WRITES: return read(root.getEpochDiskWrites());
     case schema::Message::EPOCH_CLOSE: return read(root.getEpochClose());
@@ -406,6 +460,10 @@ Message read(schema::Message::Reader root) {
     case schema::Message::ACK: return Ack{{root.getAck()}};
     case schema::Message::HEARTBEAT: return Heartbeat{root.getHeartbeat()};
     case schema::Message::GOODBYE: return read(root.getGoodbye());
+    case schema::Message::EPOCH_INPUTS: return read_piece<EpochInputs>(root.getEpochInputs());
+    case schema::Message::EPOCH_DIGEST: return read_piece<EpochDigest>(root.getEpochDigest());
+    case schema::Message::EXECUTED: return Executed{{root.getExecuted()}};
+    case schema::Message::DIVERGENCE: return read(root.getDivergence());
     case schema::Message::HAND_OVER: return HandOver{{root.getHandOver()}};
   }
   throw ProtocolError("malformed message: unknown kind " +
@@ -465,6 +523,9 @@ std::size_t body_length(const Message& message) {
                                [&](const EpochDiskWrites& m) { return writes(m); },
                                [](const SyncEnd& m) -> std::size_t { return m.state_bytes; },
                                [](const EpochClose& m) -> std::size_t { return m.state_bytes; },
+                               [](const EpochInputs& m) -> std::size_t { return m.bytes; },
+                               [](const EpochDigest& m) -> std::size_t { return m.bytes; },
+                               [](const Divergence& m) -> std::size_t { return m.pages * kPageNumberBytes; },
                                [](const auto&) -> std::size_t { return 0; }},
                     message);
 }
@@ -494,6 +555,29 @@ Message decode(ByteView header, std::size_t body_bytes) {
   Message message = read_header(header);
   require(check(message) == body_bytes, "header and body disagree");
   return message;
+}
+
+Bytes encode_page_numbers(const std::vector<PageNumber>& pages) {
+  POLLUX_ASSERT(pages.size() <= kMaxDivergedPages);
+  Bytes body;
+  body.reserve(pages.size() * kPageNumberBytes);
+  for (const PageNumber page : pages) {
+    for (std::size_t i = 0; i < kPageNumberBytes; ++i) body.push_back(static_cast<std::byte>(page.value >> (8 * i)));
+  }
+  return body;
+}
+
+std::vector<PageNumber> decode_page_numbers(ByteView body) {
+  require(body.size() % kPageNumberBytes == 0, "length of page numbers");
+  std::vector<PageNumber> pages;
+  pages.reserve(body.size() / kPageNumberBytes);
+  for (; !body.empty(); body = body.subspan(kPageNumberBytes)) {
+    PageNumber page;
+    for (std::size_t i = 0; i < kPageNumberBytes; ++i) page.value |= std::to_integer<std::uint64_t>(body[i]) << (8 * i);
+    require(page.value < kPageNumberLimit && (pages.empty() || pages.back() < page), "page number");
+    pages.push_back(page);
+  }
+  return pages;
 }
 
 BlockDigest digest_block(ByteView block) {

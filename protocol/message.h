@@ -20,7 +20,7 @@
 
 namespace pollux::protocol {
 
-inline constexpr std::uint32_t kProtocolVersion = 1;
+inline constexpr std::uint32_t kProtocolVersion = 2;
 
 // Bounds of one message. decode() holds the peer to them, encode() asserts them.
 inline constexpr std::size_t kMaxHeaderBytes = 64 << 10;
@@ -37,6 +37,11 @@ inline constexpr std::uint64_t kMaxDiskBytes = 1ULL << 50;
 inline constexpr std::uint64_t kDiskSector = 512;  // unit of every disk offset and length
 inline constexpr std::size_t kMaxMachineConfigBytes = 16 << 10;
 inline constexpr std::size_t kMaxTextBytes = 1024;
+// Of one epoch's record in lockstep: what it took from outside, and what proves that both executed it alike.
+inline constexpr std::uint64_t kMaxInputBytesPerEpoch = 16 << 20;
+inline constexpr std::uint64_t kMaxDigestBytesPerEpoch = 32 << 20;
+inline constexpr std::size_t kMaxDivergedPages = 1 << 16;  // more of them are reported as all of memory
+inline constexpr std::size_t kPageNumberBytes = 8;         // in a body, little endian
 
 // Full sync compares disks by digests of blocks of this size (the last block of a disk may be shorter).
 inline constexpr std::uint64_t kDigestBlockBytes = 64 << 10;
@@ -144,9 +149,17 @@ struct SyncEnd {
   bool operator==(const SyncEnd&) const = default;
 };
 
-// The record of one epoch: EpochOpen, any number of EpochPages and EpochDiskWrites, EpochClose.
+// How the backup reaches the end of an epoch from the end of the one before.
+enum class RecordKind : std::uint16_t {
+  kPages = 0,   // by the pages, disk writes and state in the record (in lockstep: heals a replica that diverged)
+  kInputs = 1,  // by executing it with the inputs in the record
+};
+
+// The record of one epoch: EpochOpen; of kPages any number of EpochPages and EpochDiskWrites, of kInputs at least one
+// EpochInputs and one EpochDigest; EpochClose.
 struct EpochOpen {
   EpochId epoch;
+  RecordKind kind = RecordKind::kPages;
   bool operator==(const EpochOpen&) const = default;
 };
 
@@ -179,7 +192,21 @@ struct EpochDiskWrites {
   bool operator==(const EpochDiskWrites&) const = default;
 };
 
-// Body: the machine state at the end of the epoch. Counts are of the whole record.
+// Lockstep. Body: a piece of the epoch's inputs, in the VMM's own encoding: opaque here. Pieces are in order.
+struct EpochInputs {
+  EpochId epoch;
+  std::uint32_t bytes = 0;  // 1..kMaxBodyBytes
+  bool operator==(const EpochInputs&) const = default;
+};
+
+// Lockstep. Body: a piece of the digest of the state at the epoch's end, in the VMM's own encoding.
+struct EpochDigest {
+  EpochId epoch;
+  std::uint32_t bytes = 0;  // 1..kMaxBodyBytes
+  bool operator==(const EpochDigest&) const = default;
+};
+
+// Body: the machine state at the end of the epoch, of a record of pages. Counts are of the whole record.
 struct EpochClose {
   EpochId epoch;
   std::uint64_t pages = 0;  // with data
@@ -187,6 +214,8 @@ struct EpochClose {
   std::uint64_t disk_operations = 0;  // of every kind
   bool flushed = false;               // the guest flushed a disk in this epoch
   std::uint32_t state_bytes = 0;
+  std::uint64_t input_bytes = 0;
+  std::uint64_t digest_bytes = 0;
   bool operator==(const EpochClose&) const = default;
 };
 
@@ -208,6 +237,21 @@ struct HandOver {
 struct Ack {
   EpochId epoch;
   bool operator==(const Ack&) const = default;
+};
+
+// Lockstep, backup to primary: every epoch up to this one is executed, and was as it should be. Not each is told.
+struct Executed {
+  EpochId epoch;
+  bool operator==(const Executed&) const = default;
+};
+
+// Lockstep, backup to primary: executed, this epoch did not end as the primary's did. Nothing more is executed before
+// a record of pages. Body: the numbers of the pages to heal, ascending.
+struct Divergence {
+  EpochId epoch;
+  std::uint32_t pages = 0;  // 0..kMaxDivergedPages
+  bool all_pages = false;   // none are named: all of memory is to be healed
+  bool operator==(const Divergence&) const = default;
 };
 
 struct Heartbeat {
@@ -233,7 +277,7 @@ struct Goodbye {
 using Message =
     std::variant<Hello, Welcome, Refuse, DiskDigestRequest, DiskDigests, DiskBlocks, SyncPages, SyncMark,
                  SyncEnd, EpochOpen, EpochPages, EpochDiskWrites, EpochClose, NewTerm, Ack, Heartbeat, Goodbye,
-                 HandOver>;
+                 HandOver, EpochInputs, EpochDigest, Executed, Divergence>;
 
 // The length of the body that belongs to this header, in bytes.
 [[nodiscard]] std::size_t body_length(const Message& message);
@@ -258,5 +302,10 @@ inline std::ostream& operator<<(std::ostream& out, const Message& message) {
 }
 [[nodiscard]] std::string_view to_string(GoodbyeReason reason);
 [[nodiscard]] std::string_view to_string(Strategy strategy);
+
+// The body of a Divergence.
+[[nodiscard]] Bytes encode_page_numbers(const std::vector<PageNumber>& pages);
+// Throws ProtocolError when a number is out of bounds or they do not ascend.
+[[nodiscard]] std::vector<PageNumber> decode_page_numbers(ByteView body);
 
 }  // namespace pollux::protocol

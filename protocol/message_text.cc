@@ -34,17 +34,29 @@ std::string text(const SyncEnd& m) {
   return fmt::format("{}, pages {}, zero {}, disk {}, state {}", m.epoch.value, m.pages, m.zero_pages,
                      m.disk_extents, m.state_bytes);
 }
-std::string text(const EpochOpen& m) { return to_string(m.epoch); }
+std::string text(const EpochOpen& m) {
+  return fmt::format("{}{}", m.epoch.value, m.kind == RecordKind::kInputs ? ", inputs" : "");
+}
+std::string text(const EpochInputs& m) { return fmt::format("{}, bytes {}", m.epoch.value, m.bytes); }
+std::string text(const EpochDigest& m) { return fmt::format("{}, bytes {}", m.epoch.value, m.bytes); }
 std::string text(const EpochPages& m) { return fmt::format("{}, {}", m.epoch.value, pages_text(m.runs)); }
 std::string text(const EpochDiskWrites& m) {
   return fmt::format("{}, operations {}", m.epoch.value, m.operations.size());
 }
 std::string text(const EpochClose& m) {
+  if (m.input_bytes != 0) {
+    return fmt::format("{}, inputs {}, digest {}{}", m.epoch.value, m.input_bytes, m.digest_bytes,
+                       m.flushed ? ", flushed" : "");
+  }
   return fmt::format("{}, pages {}, zero {}, disk {}{}, state {}", m.epoch.value, m.pages, m.zero_pages,
                      m.disk_operations, m.flushed ? ", flushed" : "", m.state_bytes);
 }
 std::string text(const NewTerm& m) { return to_string(m.term); }
 std::string text(const Ack& m) { return to_string(m.epoch); }
+std::string text(const Executed& m) { return to_string(m.epoch); }
+std::string text(const Divergence& m) {
+  return fmt::format("{}, pages {}", m.epoch.value, m.all_pages ? std::string("all") : std::to_string(m.pages));
+}
 std::string text(const Heartbeat& m) { return std::to_string(m.sequence); }
 std::string text(const Goodbye& m) {
   return m.text.empty() ? std::string(to_string(m.reason))
@@ -59,7 +71,7 @@ std::string_view name_of(const Message& message) {
       "Hello",           "Welcome",    "Refuse",   "DiskDigestRequest", "DiskDigests",
       "DiskBlocks",      "SyncPages",  "SyncMark", "SyncEnd",          "EpochOpen",   "EpochPages",
       "EpochDiskWrites", "EpochClose", "NewTerm",  "Ack",              "Heartbeat",   "Goodbye",
-      "HandOver"};
+      "HandOver",        "EpochInputs", "EpochDigest", "Executed",       "Divergence"};
   static_assert(std::size(kNames) == std::variant_size_v<Message>);
   return kNames[message.index()];
 }

@@ -18,6 +18,7 @@ PrimaryReplica::PrimaryReplica(PrimaryConfig config)
       term_(config_.hello.term),
       closed_(config_.closed),
       committed_(config_.closed),
+      executed_(config_.closed),
       durable_(config_.closed),
       last_flush_(config_.closed) {
   POLLUX_ASSERT(config_.backups <= kMaxBackups);
@@ -121,6 +122,8 @@ void PrimaryReplica::on(const SyncFinished& event) {
   POLLUX_ASSERT(event.epoch == closed_);
   peer.state = BackupState::kSettling;
   peer.base = event.epoch;
+  peer.executed = event.epoch;
+  advance_executed();
   if (mode_ != Mode::kUnprotected) return;
   POLLUX_ASSERT(committed_ == closed_);
   mode_ = Mode::kReplicating;
@@ -133,6 +136,14 @@ void PrimaryReplica::on(const EpochClosed& event) {
   closed_ = event.epoch;
   flushed_.push_back(event.flushed);
   advance_commit();
+}
+
+void PrimaryReplica::on(const HealBegun& event) {
+  Backup* peer = find(event.backup);
+  if (peer == nullptr || !is_required(*peer)) return;  // lost while the engine was at it
+  POLLUX_ASSERT(peer->healing && !peer->healing->record);
+  POLLUX_ASSERT(event.epoch == closed_.next());
+  peer->healing->record = event.epoch;
 }
 
 void PrimaryReplica::on(const EpochDurable& event) {
@@ -272,12 +283,42 @@ void PrimaryReplica::on_message(BackupId from, const Ack& message) {
   if (peer.acked && message.epoch <= *peer.acked) {
     return violation(from, fmt::format("Ack({}) after Ack({})", message.epoch.value, peer.acked->value));
   }
+  if (peer.healing) {
+    const bool heals = peer.healing->record && message.epoch >= *peer.healing->record;
+    if (!heals) return violation(from, fmt::format("Ack({}) while it is diverged", message.epoch.value));
+    peer.executed = *peer.healing->record;
+    peer.healing.reset();
+    effects_.emplace_back(Healed{from, peer.executed});
+  }
   if (!peer.acked) {
     peer.state = BackupState::kProtecting;
     effects_.emplace_back(Protected{from});
   }
   peer.acked = message.epoch;
   advance_commit();
+  advance_executed();
+}
+
+void PrimaryReplica::on_message(BackupId from, const Executed& message) {
+  Backup& peer = backup(from);
+  if (!lockstep() || !is_required(peer) || peer.healing) return violation(from, "Executed out of place");
+  if (message.epoch <= peer.executed || message.epoch > closed_) {
+    return violation(from, fmt::format("Executed({}) after {}, last closed is {}", message.epoch.value,
+                                       peer.executed.value, closed_.value));
+  }
+  peer.executed = message.epoch;
+  advance_executed();
+}
+
+void PrimaryReplica::on_message(BackupId from, const Divergence& message) {
+  Backup& peer = backup(from);
+  if (!lockstep() || !is_required(peer) || peer.healing) return violation(from, "Divergence out of place");
+  if (message.epoch <= peer.executed || message.epoch > closed_) {
+    return violation(from, fmt::format("Divergence({}) after {}, last closed is {}", message.epoch.value,
+                                       peer.executed.value, closed_.value));
+  }
+  peer.healing.emplace();
+  effects_.emplace_back(Heal{from, message});
 }
 
 void PrimaryReplica::on_message(BackupId, const Heartbeat&) {}  // receive() has noted the time
@@ -330,6 +371,8 @@ void PrimaryReplica::lose(BackupId id, const std::string& reason) {
   if (!is_required(peer)) return give_up(id, reason);
   peer.state = BackupState::kLost;
   peer.loss = reason;
+  peer.healing.reset();
+  advance_executed();  // nobody waits for a lost one to go on
   if (claim_) return;  // which covers this loss too: the claimed term is unknown to all backups
   if (handover_ && handover_->to != id) return;  // whose outcome decides this too
   claim_next_term();
@@ -345,6 +388,7 @@ std::string PrimaryReplica::why_no_handover(BackupId to) const {
   if (handover_) return "the machine is being handed over already";
   if (!(to < next_backup_) || state(to) == BackupState::kDropped) return "there is no such backup";
   if (state(to) != BackupState::kProtecting) return fmt::format("it is {}", to_string(state(to)));
+  if (backups_.at(to).healing) return "it diverged and is being healed";
   if (claim_) return "a backup is lost or given up, and the arbiter has not decided yet";
   if (mode_ != Mode::kReplicating || committed_ != closed_) return "not every epoch is committed";
   return {};
@@ -390,6 +434,7 @@ void PrimaryReplica::check_claim(Term answered) const {
 void PrimaryReplica::drop(BackupId id, const std::string& reason) {
   backup(id).state = BackupState::kDropped;
   effects_.emplace_back(DropBackup{id, reason});
+  advance_executed();
   start_sync_when_decided();
   if (alive() == 0 && mode_ == Mode::kReplicating) {
     mode_ = Mode::kUnprotected;
@@ -447,6 +492,17 @@ void PrimaryReplica::advance_commit() {
   if (committed_ != before) effects_.emplace_back(Committed{committed_, durable_first});
 }
 
+void PrimaryReplica::advance_executed() {
+  if (!lockstep()) return;
+  std::optional<EpochId> least;
+  for (const auto& [id, backup] : backups_) {
+    if (is_required(backup)) least = least ? std::min(*least, backup.executed) : backup.executed;
+  }
+  if (!least || *least <= executed_) return;
+  executed_ = *least;
+  effects_.emplace_back(ExecutedByAll{executed_});
+}
+
 void PrimaryReplica::check_invariants() const {
   POLLUX_ASSERT(committed_ <= closed_);
   POLLUX_ASSERT(durable_ <= committed_);
@@ -459,6 +515,9 @@ void PrimaryReplica::check_invariants() const {
     lost |= backup.state == BackupState::kLost;
     released |= backup.released && is_required(backup);
     POLLUX_ASSERT(!backup.acked || *backup.acked <= closed_);
+    POLLUX_ASSERT(!is_required(backup) || !lockstep() ||
+                  (backup.executed >= executed_ && backup.executed <= closed_));
+    POLLUX_ASSERT(!backup.healing || (lockstep() && backup.state != BackupState::kLost));
     POLLUX_ASSERT((backup.state != BackupState::kProtecting) || backup.acked.has_value());
     // Output commit itself: nothing is committed that a backup which counts has not acknowledged.
     POLLUX_ASSERT(!counts(backup) || !backup.acked || *backup.acked >= committed_);
@@ -501,6 +560,7 @@ std::string to_string(const Event& event) {
           [](const EpochClosed& e) {
             return fmt::format("EpochClosed({}{})", e.epoch.value, e.flushed ? ", flushed" : "");
           },
+          [](const HealBegun& e) { return fmt::format("HealBegun({}, {})", e.backup.value, e.epoch.value); },
           [](const EpochDurable& e) { return fmt::format("EpochDurable({})", e.epoch.value); },
           [](const TermWon& e) { return fmt::format("TermWon({})", e.term.value); },
           [](const TermLost& e) { return fmt::format("TermLost({})", e.term.value); },
@@ -524,6 +584,9 @@ std::string to_string(const Effect& effect) {
           [](const Committed& e) {
             return fmt::format("Committed({}{})", e.epoch.value, e.durable_first ? ", durable first" : "");
           },
+          [](const ExecutedByAll& e) { return fmt::format("ExecutedByAll({})", e.epoch.value); },
+          [](const Heal& e) { return fmt::format("Heal({}, {})", e.backup.value, protocol::to_string(e.divergence)); },
+          [](const Healed& e) { return fmt::format("Healed({}, {})", e.backup.value, e.epoch.value); },
           [](const DropBackup& e) { return fmt::format("DropBackup({}, {})", e.backup.value, e.reason); },
           [](const Unprotected&) { return std::string("Unprotected"); },
           [](const Replicating&) { return std::string("Replicating"); },

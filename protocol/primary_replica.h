@@ -39,6 +39,14 @@
 //  - Heartbeats go out every interval; a backup silent for the timeout is dropped.
 //  - Ack of an epoch that was never closed, that goes backwards, or comes from a backup that is not synced is
 //    a violation; so is any message out of its state. Violations drop the backup with the reason.
+//
+// In lockstep (PrimaryConfig::hello) the record of an epoch holds what the epoch took from outside (rules P1, P2 and P4,
+// see backup_replica.h), and is sent at its end (P5). To the rules above it adds:
+//  - Executed: a backup may run behind; the least of those that are required is told by ExecutedByAll, and the engine
+//    holds the guest when it is too far behind.
+//  - Heal: a required backup that diverged gets, at the end of an epoch, a record of pages instead of inputs, and is
+//    required meanwhile: commits wait for it. Its Ack of that record says that it is healed; nothing else is
+//    acknowledged, nor said to be executed, in between. No machine is handed over to it.
 #pragma once
 
 #include <chrono>
@@ -98,6 +106,12 @@ struct EpochClosed {
   EpochId epoch;
   bool flushed = false;
 };
+// Lockstep: the record of pages that heals this backup is that of `epoch`, the next to be closed. Step this before any of
+// it is handed to the link.
+struct HealBegun {
+  BackupId backup;
+  EpochId epoch;
+};
 // The primary's own image holds every epoch up to this (committed) one durably.
 struct EpochDurable {
   EpochId epoch;
@@ -124,7 +138,7 @@ struct Stop {
   GoodbyeReason reason = GoodbyeReason::kStopped;
 };
 struct Tick {};
-using Event = std::variant<BackupJoined, LinkUp, LinkDown, Heard, SyncFinished, EpochClosed, EpochDurable, TermWon,
+using Event = std::variant<BackupJoined, LinkUp, LinkDown, Heard, SyncFinished, EpochClosed, HealBegun, EpochDurable, TermWon,
                            TermLost, ArbiterUnreachable, Release, HandOverTo, Stop, Tick>;
 
 // Effects.
@@ -148,6 +162,23 @@ struct Committed {
   // No backup holds the flushes of these epochs: make the own image durable before other outputs leave.
   bool durable_first = false;
   bool operator==(const Committed&) const = default;
+};
+// Lockstep: every required backup has executed the epochs up to this one.
+struct ExecutedByAll {
+  EpochId epoch;
+  bool operator==(const ExecutedByAll&) const = default;
+};
+// Lockstep: this backup's epoch did not end as it did here. The pages to heal are in the message's body. The engine
+// answers by HealBegun at the end of an epoch, however far behind the backup is.
+struct Heal {
+  BackupId backup;
+  Divergence divergence;
+  bool operator==(const Heal&) const = default;
+};
+struct Healed {
+  BackupId backup;
+  EpochId epoch;
+  bool operator==(const Healed&) const = default;
 };
 // Close the link (after what is queued, if it is still up); nothing of this backup counts any more.
 struct DropBackup {
@@ -196,7 +227,7 @@ struct TakenBack {
   std::string reason;
   bool operator==(const TakenBack&) const = default;
 };
-using Effect = std::variant<Send, StartFullSync, Protected, Committed, DropBackup, Unprotected, Replicating, ClaimTerm,
+using Effect = std::variant<Send, StartFullSync, Protected, Committed, ExecutedByAll, Heal, Healed, DropBackup, Unprotected, Replicating, ClaimTerm,
                             Fenced, ReleaseRefused, HandoverRefused, HandedOver, TakenBack>;
 
 [[nodiscard]] std::string to_string(const Event& event);
@@ -236,6 +267,10 @@ class PrimaryReplica {
   [[nodiscard]] Term term() const { return term_; }
 
  private:
+  // From its Divergence to the Ack of the record that heals it.
+  struct Healing {
+    std::optional<EpochId> record;  // none before HealBegun
+  };
   enum class Mode { kReplicating, kUnprotected, kFenced, kStopped };
   struct Backup {
     BackupState state = BackupState::kConnecting;
@@ -247,6 +282,8 @@ class PrimaryReplica {
     Term greeted;                  // the term its Hello named
     bool hears = false;            // a Goodbye: its link is up and it did not leave
     std::string loss;              // why it is lost
+    EpochId executed;              // lockstep
+    std::optional<Healing> healing;
     bool released = false;         // the operator gave it up; dropped when the claim is won
   };
   // Of term_.next(). Without a retry the arbiter's answer is awaited.
@@ -266,6 +303,7 @@ class PrimaryReplica {
   void on(const primary::Heard& event);
   void on(const primary::SyncFinished& event);
   void on(const primary::EpochClosed& event);
+  void on(const primary::HealBegun& event);
   void on(const primary::EpochDurable& event);
   void on(const primary::TermWon& event);
   void on(const primary::TermLost& event);
@@ -279,6 +317,8 @@ class PrimaryReplica {
   void on_message(BackupId from, const DiskDigests& message);
   void on_message(BackupId from, const SyncMark& message);
   void on_message(BackupId from, const Ack& message);
+  void on_message(BackupId from, const Executed& message);
+  void on_message(BackupId from, const Divergence& message);
   void on_message(BackupId from, const Heartbeat& message);
   void on_message(BackupId from, const Goodbye& message);
   template <class Other>
@@ -302,6 +342,8 @@ class PrimaryReplica {
   void start_sync_when_decided();
   void heartbeat_when_due(BackupId id);
   void advance_commit();
+  void advance_executed();
+  [[nodiscard]] bool lockstep() const { return config_.hello.strategy == Strategy::kLockstep; }
   [[nodiscard]] EpochId acknowledged_by_all() const;
   void check_invariants() const;
 
@@ -314,6 +356,7 @@ class PrimaryReplica {
   std::optional<Handover> handover_;
   EpochId closed_;
   EpochId committed_;
+  EpochId executed_;  // lockstep: by all who are required
   EpochId durable_;
   EpochId last_flush_;        // the last committed epoch with a flush
   std::deque<bool> flushed_;  // of the epochs committed_+1 .. closed_

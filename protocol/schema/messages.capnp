@@ -14,7 +14,7 @@ struct Message {
     diskBlocks @5 :DiskBlocks;
     syncPages @6 :List(PageRun);
     syncEnd @7 :SyncEnd;
-    epochOpen @8 :UInt64;
+    epochOpen @8 :EpochOpen;
     epochPages @9 :EpochPages;
     epochDiskWrites @10 :EpochDiskWrites;
     epochClose @11 :EpochClose;
@@ -24,6 +24,10 @@ struct Message {
     newTerm @15 :UInt64;
     syncMark @16 :UInt64;
     handOver @17 :UInt64;
+    epochInputs @18 :EpochPiece;
+    epochDigest @19 :EpochPiece;
+    executed @20 :UInt64;
+    divergence @21 :Divergence;
   }
 }
 
@@ -74,6 +78,16 @@ struct SyncEnd {
   stateBytes @4 :UInt32;
 }
 
+struct EpochOpen {
+  epoch @0 :UInt64;
+  kind @1 :UInt16;
+}
+
+struct EpochPiece {
+  epoch @0 :UInt64;
+  bytes @1 :UInt32;
+}
+
 struct EpochPages {
   epoch @0 :UInt64;
   runs @1 :List(PageRun);
@@ -98,6 +112,14 @@ struct EpochClose {
   diskOperations @3 :UInt64;
   flushed @4 :Bool;
   stateBytes @5 :UInt32;
+  inputBytes @6 :UInt64;
+  digestBytes @7 :UInt64;
+}
+
+struct Divergence {
+  epoch @0 :UInt64;
+  pages @1 :UInt32;
+  allPages @2 :Bool;
 }
 
 struct Goodbye {

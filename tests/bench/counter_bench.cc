@@ -1,5 +1,5 @@
 // What counting costs: each kernel of the compute guest, compiled with and without counter sites, on this
-// host's KVM with one epoch for all of it; and what the exit that ends an epoch costs. usage: counter_bench
+// host's KVM with one epoch for all of it; and what an epoch costs. usage: counter_bench
 // [KERNEL...]
 #include <fmt/format.h>
 
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "tests/support/epoch_machine.h"
+#include "tests/support/deterministic_guest.h"
 #include "tests/support/test_machine.h"
 #include "vmm/guest/abi.h"
 
@@ -29,20 +29,22 @@ struct Run {
 };
 
 Run run(const std::string& guest, const std::string& kernel, std::uint64_t epoch_length) {
-  testing::EpochMachineConfig config;
-  config.kernel = std::string(POLLUX_GUESTS) + "/" + guest;
+  testing::DeterministicGuestConfig config;
+  config.kernel = guest;
   config.command_line = "timed=1 kernel=" + kernel;
-  config.epoch_length = epoch_length;
-  config.cpu_clock = true;
-  const testing::EpochMachineResult result = testing::EpochMachine(config).run();
-  std::istringstream words(result.console);
+  config.clock = testing::GuestClock::kProcessor;
+  testing::DeterministicGuest machine(config);
+  std::uint64_t epochs = 0;
+  for (; !machine.machine().exit(); ++epochs) (void)machine.machine().record_epoch({epoch_length});
+  const std::string console = machine.console();
+  std::istringstream words(console);
   std::string name, unit;
   Run run;
   double nanoseconds = 0;
   if (!(words >> name >> run.checksum >> unit >> nanoseconds))
-    throw Error(guest + ": " + result.console + result.failure);
+    throw Error(guest + ": " + console + machine.machine().exit()->detail);
   run.milliseconds = nanoseconds / 1e6;
-  run.epochs = result.epochs;
+  run.epochs = epochs;
   return run;
 }
 

@@ -1,12 +1,14 @@
-// Guests, their runtime and the counter, on the smallest machine that runs them.
+// Guests, their runtime and the counter, on the deterministic machine.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstring>
-#include <map>
+#include <thread>
 
 #include "tests/guests/lockstep/kv_protocol.h"
-#include "tests/support/epoch_machine.h"
+#include "tests/support/deterministic_guest.h"
 #include "tests/support/test_machine.h"
 #include "vmm/guest/abi.h"
 
@@ -22,17 +24,32 @@ class GuestRuntime : public ::testing::Test {
     if (const std::string why = why_no_kvm(); !why.empty()) GTEST_SKIP() << why;
   }
 
-  static EpochMachineConfig guest(const char* name, const std::string& command_line = "") {
-    EpochMachineConfig config;
-    config.kernel = std::string(POLLUX_GUESTS) + "/" + name;
+  // Two runs of a guest that takes no input are the same run.
+  static DeterministicGuestConfig guest(const char* name, const std::string& command_line = "") {
+    DeterministicGuestConfig config;
+    config.kernel = name;
     config.command_line = command_line;
+    config.memory_bytes = std::uint64_t{32} << 20;
+    config.clock = GuestClock::kMadeUp;
+    config.options.disks = vmm::DiskMode::kAtEpochEnd;
     return config;
   }
-  static EpochMachineResult run(const EpochMachineConfig& config) { return EpochMachine(config).run(); }
-  static void expect_success(const EpochMachineResult& result) {
-    EXPECT_EQ(result.failure, "") << result.console;
-    EXPECT_EQ(result.exit_code, 0u) << result.console;
+  struct Result : RecordedRun {
+    std::string console;
+  };
+  static Result run(DeterministicGuest& guest, vmm::EpochLength length = {1'000'000}) {
+    Result result{guest.record(length), {}};
+    result.console = guest.console();
+    return result;
   }
+  static Result run(const DeterministicGuestConfig& config, vmm::EpochLength length = {1'000'000}) {
+    DeterministicGuest guest(config);
+    return run(guest, length);
+  }
+  static void expect_success(const Result& result) {
+    EXPECT_TRUE(result.ended()) << result.exit->detail << "\n" << result.console;
+  }
+  static std::string failure(std::uint32_t code) { return fmt::format("the guest failed with code {:#x}", code); }
 };
 
 // --- The counter ---
@@ -41,16 +58,14 @@ TEST_F(GuestRuntime, ComputesTheSameWhateverTheEpochs) {
   std::string console;
   std::uint64_t sites = 0;
   for (const std::uint64_t length : {1'000u, 10'007u, 1'000'000u}) {
-    EpochMachineConfig config = guest("compute");
-    config.epoch_length = length;
-    const EpochMachineResult result = run(config);
+    const Result result = run(guest("compute"), {length});
     expect_success(result);
     EXPECT_THAT(result.console, HasSubstr("pointer_chase 0x"));
     if (console.empty()) console = result.console;
     EXPECT_EQ(result.console, console);
     // An epoch has length + 1 sites, and every run as many in all, but for the last, unfinished one, and for
     // what device accesses and copies take beyond the end of one.
-    const std::uint64_t passed = (result.epochs - 1) * (length + 1);
+    const std::uint64_t passed = (result.epochs.size() - 1) * (length + 1);
     if (sites == 0) sites = passed;
     EXPECT_NEAR(static_cast<double>(passed), static_cast<double>(sites),
                 0.05 * static_cast<double>(sites) + static_cast<double>(length));
@@ -61,47 +76,32 @@ TEST_F(GuestRuntime, ComputesTheSameWhateverTheEpochs) {
 }
 
 TEST_F(GuestRuntime, EndsEveryEpochInTheSameState) {
-  EpochMachineConfig config = guest("compute");
-  config.epoch_length = 1'009;
-  config.digests = true;
-  const EpochMachineResult first = run(config), second = run(config);
+  const Result first = run(guest("compute"), {1'009}), second = run(guest("compute"), {1'009});
   expect_success(first);
-  EXPECT_GT(first.epochs, 1'000u);
-  EXPECT_EQ(first.digests.size(), first.epochs);
+  EXPECT_GT(first.epochs.size(), 1'000u);
   EXPECT_EQ(first.digests, second.digests);
-  EXPECT_EQ(first.memory_digest, second.memory_digest);
-
-  config.command_line = "rounds=2";
-  EXPECT_NE(run(config).digests, first.digests);
+  EXPECT_NE(run(guest("compute", "rounds=2"), {1'009}).digest(), first.digest());
 }
 
 TEST_F(GuestRuntime, AnEpochMayEndAtEverySite) {
-  EpochMachineConfig config = guest("memory_writer", "pages=64 rounds=5");
-  const std::string console = run(config).console;
-  config.epoch_length = 0;
-  const EpochMachineResult result = run(config);
+  const DeterministicGuestConfig config = guest("memory_writer", "pages=64 rounds=5");
+  const Result result = run(config, {0});
   expect_success(result);
-  EXPECT_EQ(result.console, console);
-  EXPECT_GT(result.epochs, 4'000u);
+  EXPECT_EQ(result.console, run(config).console);
+  EXPECT_GT(result.epochs.size(), 4'000u);
 }
 
 TEST_F(GuestRuntime, CountsInControlFlowOfEveryShape) {
-  EpochMachineConfig config = guest("shapes");
-  config.digests = true;
-  config.epoch_length = 100'000;
-  const std::string console = run(config).console;
+  const std::string console = run(guest("shapes"), {100'000}).console;
   EXPECT_THAT(console, HasSubstr("virtual_calls "));
-  config.epoch_length = 7;
-  const EpochMachineResult result = run(config), again = run(config);
+  const Result result = run(guest("shapes"), {7}), again = run(guest("shapes"), {7});
   expect_success(result);
   EXPECT_EQ(result.console, console);
   EXPECT_EQ(result.digests, again.digests);
 }
 
 TEST_F(GuestRuntime, KeepsItsPromises) {
-  EpochMachineConfig config = guest("runtime_check", "first=1 text=abc number=42 last=");
-  config.epoch_length = 50'000;
-  const EpochMachineResult result = run(config);
+  const Result result = run(guest("runtime_check", "first=1 text=abc number=42 last="), {50'000});
   expect_success(result);
   EXPECT_EQ(result.console,
             "0 -1 18446744073709551615 -9223372036854775808 0xdeadbeef 0x0 x text\nruntime_check done\n");
@@ -110,19 +110,21 @@ TEST_F(GuestRuntime, KeepsItsPromises) {
 // --- Time ---
 
 TEST_F(GuestRuntime, SleepsUntilItsTimerIsDue) {
-  const EpochMachineResult result = run(guest("idle", "ticks=5 period_ms=50"));
+  DeterministicGuestConfig config = guest("idle", "ticks=5 period_ms=50");
+  config.clock = GuestClock::kHost;
+  const Result result = run(config);
   expect_success(result);
   EXPECT_EQ(result.console, "tick 1\ntick 2\ntick 3\ntick 4\ntick 5\n");
-  EXPECT_GE(result.waits, 5u);
-  EXPECT_GE(result.injections, 5u);
+  const auto waited = [](const vmm::EpochEnd& end) { return end.inputs.boundary == vmm::EpochBoundary::kWaited; };
+  EXPECT_GE(std::count_if(result.epochs.begin(), result.epochs.end(), waited), 5);
 }
 
 TEST_F(GuestRuntime, WritesMemory) {
-  EpochMachineConfig config = guest("memory_writer", "pages=500 rounds=20 pause_ms=3");
-  const EpochMachineResult first = run(config), second = run(config);
+  const DeterministicGuestConfig config = guest("memory_writer", "pages=500 rounds=20 pause_ms=3");
+  const Result first = run(config), second = run(config);
   expect_success(first);
   EXPECT_EQ(first.console, second.console);
-  EXPECT_EQ(first.memory_digest, second.memory_digest);
+  EXPECT_EQ(first.digests, second.digests);
 }
 
 // --- Failures ---
@@ -136,9 +138,9 @@ struct Misdeed {
 class GuestFailure : public GuestRuntime, public ::testing::WithParamInterface<Misdeed> {};
 
 TEST_P(GuestFailure, IsReported) {
-  const EpochMachineResult result = run(guest("misbehave", std::string("what=") + GetParam().what));
-  EXPECT_EQ(result.failure, "");
-  EXPECT_EQ(result.exit_code, GetParam().exit_code);
+  const Result result = run(guest("misbehave", std::string("what=") + GetParam().what));
+  EXPECT_EQ(result.exit->reason, vmm::ExitReason::kPowerOff);
+  EXPECT_EQ(result.exit->detail, failure(GetParam().exit_code));
   EXPECT_THAT(result.console, StartsWith(GetParam().console));
 }
 
@@ -154,54 +156,37 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& misdeed) { return std::string(misdeed.param.what); });
 
 TEST_F(GuestRuntime, ReadingTheTimeStampCounterShows) {
-  EpochMachineConfig config = guest("misbehave", "what=rdtsc");
-  config.epoch_length = 1'000;
-  config.digests = true;
-  const EpochMachineResult first = run(config), second = run(config);
-  if (first.exit_code == 0) {
-    EXPECT_NE(first.memory_digest, second.memory_digest);
+  const Result first = run(guest("misbehave", "what=rdtsc"), {1'000}), second = run(guest("misbehave", "what=rdtsc"), {1'000});
+  if (first.ended()) {
     EXPECT_NE(first.digests, second.digests);
   } else {
-    EXPECT_EQ(first.exit_code, guest_abi::kExitException + 13);  // CR4.TSD
+    EXPECT_EQ(first.exit->detail, failure(guest_abi::kExitException + 13));  // CR4.TSD
   }
 }
 
 // --- Disks ---
 
 TEST_F(GuestRuntime, WritesAndReadsADisk) {
-  EpochMachineConfig config = guest("disk_check", "blocks=200 rounds=2");
+  DeterministicGuestConfig config = guest("disk_check", "blocks=200 rounds=2");
   config.disks = {1 << 20};
-  config.digests = true;
-  EpochMachine machine(config);
-  const EpochMachineResult result = machine.run();
+  DeterministicGuest writer(config);
+  const Result result = run(writer);
   expect_success(result);
   EXPECT_THAT(result.console, HasSubstr("disk_check done, repeated 0\n"));
   EXPECT_EQ(run(config).digests, result.digests);
 
   config.command_line += " verify=1";
-  EpochMachine other(config);
-  other.disk(0) = machine.disk(0);
-  expect_success(other.run());
-  EpochMachine damaged(config);
-  damaged.disk(0) = machine.disk(0);
+  DeterministicGuest other(config);
+  other.disk(0) = writer.disk(0);
+  expect_success(run(other));
+  DeterministicGuest damaged(config);
+  damaged.disk(0) = writer.disk(0);
   damaged.disk(0)[100'000] ^= std::byte{1};
-  EXPECT_EQ(damaged.run().exit_code, guest_abi::kExitPanic);
-}
-
-TEST_F(GuestRuntime, RepeatsUncertainDiskRequests) {
-  EpochMachineConfig config = guest("disk_check", "blocks=200 rounds=2");
-  config.disks = {1 << 20};
-  const std::string console = run(config).console;
-  config.uncertain_every = 7;
-  const EpochMachineResult result = run(config);
-  expect_success(result);
-  EXPECT_THAT(result.console, ::testing::Not(HasSubstr("repeated 0\n")));
-  EXPECT_EQ(result.console.substr(0, result.console.find("disk_check")),
-            console.substr(0, console.find("disk_check")));
+  EXPECT_EQ(run(damaged).exit->detail, failure(guest_abi::kExitPanic));
 }
 
 TEST_F(GuestRuntime, RefusesADiskThatIsTooSmall) {
-  EpochMachineConfig config = guest("disk_check", "blocks=2000");
+  DeterministicGuestConfig config = guest("disk_check", "blocks=2000");
   config.disks = {1 << 20};
   EXPECT_THAT(run(config).console, HasSubstr("guest panic: disk too small"));
   config.disks.clear();
@@ -290,25 +275,23 @@ guests::KvRequest request(guests::KvOperation operation, std::uint64_t client, s
 
 class KvServer : public GuestRuntime {
  protected:
-  // Sends one frame after the other, each when the guest has nothing else to do; returns what it answered.
-  EpochMachineResult serve(const std::vector<Bytes>& frames, unsigned requests,
-                           std::uint64_t epoch_length = 100'000) {
-    EpochMachineConfig config = guest("kv_server", "ip=10.0.0.2 requests=" + std::to_string(requests));
+  static DeterministicGuestConfig server(unsigned requests) {
+    DeterministicGuestConfig config = guest("kv_server", "ip=10.0.0.2 requests=" + std::to_string(requests));
     config.nics = 1;
-    config.digests = true;
-    config.epoch_length = epoch_length;
-    EpochMachine machine(config);
-    answers_.clear();
-    machine.on_frame = [this](std::size_t, ByteView frame) {
-      answers_.emplace_back(frame.begin(), frame.end());
-    };
-    std::size_t next = 0;
-    machine.on_idle = [&] {
-      if (next == frames.size()) return false;
-      machine.deliver(0, frames[next++]);
-      return true;
-    };
-    return machine.run();
+    return config;
+  }
+  // Until the guest has had so many requests; keeps what it answered.
+  Result serve(const std::vector<Bytes>& frames, unsigned requests, vmm::EpochLength length = {100'000}) {
+    DeterministicGuest guest(server(requests));
+    std::thread client([&] {
+      // A NIC whose driver is not up takes no frames.
+      if (!eventually([&] { return guest.console().find("kv_server ready") != std::string::npos; })) return;
+      for (const Bytes& frame : frames) guest.send_frame(frame);
+    });
+    const Result result = run(guest, length);
+    client.join();
+    answers_ = guest.frames_sent();
+    return result;
   }
 
   guests::KvResponse response(std::size_t index) {
@@ -335,7 +318,7 @@ TEST_F(KvServer, AnswersArpAndPings) {
   put16(ping, kUdp + 4, 77);
   put16(ping, kUdp + 2, internet_checksum(ByteView(ping).subspan(kUdp)));
   const auto get = request(guests::KvOperation::kGet, 1, 1, "nothing");
-  const EpochMachineResult result = serve({arp_request(), ping, udp_frame(bytes_of(get))}, 1);
+  const Result result = serve({arp_request(), ping, udp_frame(bytes_of(get))}, 1);
   expect_success(result);
   ASSERT_EQ(answers_.size(), 3u);
   EXPECT_EQ(get16(answers_[0], 20), 2);  // ARP reply
@@ -362,7 +345,7 @@ TEST_F(KvServer, CarriesOutEachRequestOnce) {
   damaged[kPayload + 40] ^= std::byte{1};
   frames.push_back(damaged);
   add(request(KvOperation::kGet, 7, 6, "name"));
-  const EpochMachineResult result = serve(frames, 8);
+  const Result result = serve(frames, 8);
   expect_success(result);
   ASSERT_EQ(answers_.size(), 8u);
   EXPECT_EQ(response(0).status, guests::KvStatus::kOk);
@@ -381,14 +364,12 @@ TEST_F(KvServer, GoesThroughTheSameStatesAgain) {
     frames.push_back(
         udp_frame(bytes_of(request(guests::KvOperation::kIncrement, 1, i, "key" + std::to_string(i % 37)))));
   }
-  const EpochMachineResult first = serve(frames, 400, 997);
-  const std::vector<Bytes> answers = answers_;
-  const EpochMachineResult second = serve(frames, 400, 997);
+  const Result first = serve(frames, 400, {997});
   expect_success(first);
-  EXPECT_EQ(answers.size(), 400u);
-  EXPECT_EQ(answers, answers_);
-  EXPECT_EQ(first.digests, second.digests);
-  EXPECT_EQ(first.memory_digest, second.memory_digest);
+  EXPECT_EQ(answers_.size(), 400u);
+  DeterministicGuest second(server(400));
+  EXPECT_EQ(second.replay(first), "");
+  EXPECT_EQ(answers_, second.frames_sent());
 }
 
 }  // namespace

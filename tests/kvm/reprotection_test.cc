@@ -193,7 +193,7 @@ TEST_F(Reprotection, ThreeTimesThereAndBackTheComputationEndsAsIfNothingHadHappe
 // By switchovers: each process leads, hands over, joins, and leads again. The time from the order to the first entry of the
 // guest on the other side holds the rest of the epoch, its commit, the claim and the restore.
 TEST_F(Reprotection, SwitchedThereAndBackTheComputationEndsAsIfNothingHadHappened) {
-  const Computation computation = computation_of(10s, 2000);
+  const Computation computation = computation_of(4s, 2000);
   auto expected = std::async(std::launch::async, [&] { return undisturbed_checksum(computation); });
   std::mt19937_64 random(23);
   std::unique_ptr<ReplicaProcess> leader = lead(0, computation);

@@ -23,7 +23,7 @@ GUESTS = Path(os.environ.get("POLLUX_GUESTS") or BUILD / "tests/guests/lockstep"
 
 # Guest, sites per epoch, command line.
 RUNS = [("compute", 1009, ""), ("shapes", 7, ""), ("runtime_check", 5000, "first=1 text=abc number=42 last="),
-        ("disk_check", 2003, "blocks=300"), ("memory_writer", 997, "pages=500 pause_ms=2"), ("idle", 100, "ticks=20")]
+        ("disk_check", 2003, "blocks=300"), ("memory_writer", 997, "pages=500 pause_ms=2"), ("idle", 100, "ticks=20 period_ms=5")]
 
 
 def here(guest: str, sites: int, words: str) -> str:

@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "base/error.h"
 #include "host.h"
 #include "mutants.h"
 #include "network.h"
@@ -63,6 +64,7 @@ class BackupHost : public Host {
   void carry_out(const protocol::backup::ApplyEpoch& effect);
   void carry_out(const protocol::backup::MakeDurable& effect);
   void carry_out(const protocol::backup::MakeSyncDurable& effect);
+  void carry_out(const protocol::backup::ReportDivergence&) { POLLUX_ASSERT(!"only copy is simulated"); }
   void carry_out(const protocol::backup::DiscardPartial&) { staged_ = {}; }
   void carry_out(const protocol::backup::Disconnect&);
   void carry_out(const protocol::backup::ClaimTerm& effect);

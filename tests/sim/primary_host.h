@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "base/error.h"
 #include "host.h"
 #include "mutants.h"
 
@@ -69,6 +70,9 @@ class PrimaryHost : public Host {
   void carry_out(const protocol::primary::StartFullSync& effect);
   void carry_out(const protocol::primary::Protected&) {}
   void carry_out(const protocol::primary::Committed& effect);
+  void carry_out(const protocol::primary::ExecutedByAll&) { POLLUX_ASSERT(!"only copy is simulated"); }
+  void carry_out(const protocol::primary::Heal&) { POLLUX_ASSERT(!"only copy is simulated"); }
+  void carry_out(const protocol::primary::Healed&) { POLLUX_ASSERT(!"only copy is simulated"); }
   void carry_out(const protocol::primary::DropBackup& effect);
   void carry_out(const protocol::primary::Unprotected&);
   void carry_out(const protocol::primary::Replicating&) { alone_ = false; }

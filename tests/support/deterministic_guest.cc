@@ -5,8 +5,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <condition_variable>
 #include <cstring>
-#include <thread>
+#include <ctime>
 
 #include "base/error.h"
 #include "tests/support/test_machine.h"
@@ -31,45 +32,84 @@ class DeterministicGuest::Gate final : public vmm::OutputGate {
     console_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   }
   bool read(vmm::DiskIndex disk, std::uint64_t offset, MutableByteView into) override {
-    delay();
+    wait_until_released();
+    const std::lock_guard lock(mutex_);
     std::memcpy(into.data(), disks_[disk.value].data() + offset, into.size());
     return true;
   }
   bool write(vmm::DiskIndex disk, std::uint64_t offset, ByteView from) override {
-    delay();
+    wait_until_released();
+    const std::lock_guard lock(mutex_);
     std::memcpy(disks_[disk.value].data() + offset, from.data(), from.size());
     return true;
   }
   bool discard(vmm::DiskIndex disk, std::uint64_t offset, std::uint64_t length) override {
+    const std::lock_guard lock(mutex_);
     std::memset(disks_[disk.value].data() + offset, 0, length);
     return true;
   }
   bool flush(vmm::DiskIndex) override {
-    delay();
+    wait_until_released();
     return true;
+  }
+  void hold(bool held) {
+    {
+      const std::lock_guard lock(mutex_);
+      held_ = held;
+    }
+    changed_.notify_all();
+  }
+  bool is_waiting() {
+    const std::lock_guard lock(mutex_);
+    return waiting_ > 0;
+  }
+  void wait_until_waiting() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return waiting_ > 0; });
   }
 
   std::mutex mutex_;
   std::string console_;
   std::vector<Bytes> frames_;
   std::vector<Bytes> disks_;
-  std::atomic<std::int64_t> delay_us_ = 0;
 
  private:
-  void delay() const {
-    if (const std::int64_t us = delay_us_; us > 0) std::this_thread::sleep_for(std::chrono::microseconds(us));
+  void wait_until_released() {
+    std::unique_lock lock(mutex_);
+    if (!held_) return;
+    ++waiting_;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return !held_; });
+    --waiting_;
   }
+
+  std::condition_variable changed_;
+  bool held_ = false;
+  unsigned waiting_ = 0;  // operations
 };
 
 class DeterministicGuest::Host final : public vmm::InputGate {
  public:
+  explicit Host(GuestClock clock) : clock_(clock) {}
   void attach(vmm::ArrivalSink& sink) override { gate_.attach(sink); }
   void offer(vmm::Arrival arrival) override { gate_.offer(std::move(arrival)); }
-  std::chrono::nanoseconds wall_clock() override { return gate_.wall_clock(); }
-  void entropy(MutableByteView into) override { gate_.entropy(into); }
+  std::chrono::nanoseconds wall_clock() override {
+    if (clock_ == GuestClock::kHost) return gate_.wall_clock();
+    if (clock_ == GuestClock::kMadeUp) return made_up_ += std::chrono::milliseconds(1);
+    timespec used{};
+    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+    return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
+  }
+  void entropy(MutableByteView into) override {
+    if (clock_ == GuestClock::kHost) return gate_.entropy(into);
+    for (std::byte& byte : into) byte = static_cast<std::byte>(++entropy_);
+  }
 
  private:
   vmm::PassThroughInput gate_;
+  GuestClock clock_;
+  std::chrono::nanoseconds made_up_ = std::chrono::seconds(1'700'000'000);
+  unsigned entropy_ = 0;
 };
 
 class DeterministicGuest::PipeConsole final : public vmm::ConsolePort {
@@ -106,12 +146,15 @@ class DeterministicGuest::PipeNic final : public vmm::Nic {
   Fd fd_;
 };
 
-std::string guest_path(const std::string& name) { return std::string(POLLUX_GUESTS) + "/" + name; }
+std::string guest_path(const std::string& name) {
+  return name.find('/') == std::string::npos ? std::string(POLLUX_GUESTS) + "/" + name : name;
+}
 
 namespace {
 
 vmm::MachineConfig machine_config(const DeterministicGuestConfig& config) {
   vmm::MachineConfig machine;
+  machine.profile = vmm::MachineProfile::kDeterministic;
   machine.memory_bytes = config.memory_bytes;
   for (const std::uint64_t bytes : config.disks) machine.disks.push_back({bytes, false});
   for (unsigned i = 0; i < config.nics; ++i) machine.nics.push_back({{0x52, 0x54, 0, 0, 0, static_cast<std::uint8_t>(i + 1)}});
@@ -150,7 +193,7 @@ void DeterministicGuest::open_backends() {
   backends_ = std::make_unique<vmm::Backends>(std::move(images), std::move(nics), vmm::open_console("none", [] {}),
                                               std::make_unique<PipeConsole>(pipe[0]));
   gate_ = std::make_unique<Gate>(config_.disks);
-  host_ = std::make_unique<Host>();
+  host_ = std::make_unique<Host>(config_.clock);
 }
 
 DeterministicGuest::DeterministicGuest(const DeterministicGuestConfig& config) : config_(config) {
@@ -163,21 +206,48 @@ DeterministicGuest::DeterministicGuest(const DeterministicGuestConfig& config, D
     : config_(config) {
   open_backends();
   const Bytes state = other.machine().save();
-  gate_->disks_ = other.gate_->disks_;
+  {
+    const std::lock_guard lock(other.gate_->mutex_);
+    gate_->disks_ = other.gate_->disks_;
+  }
   machine_ = vmm::DeterministicMachine::restore(machine_config(config_), copy_of(other.machine().memory()), state,
                                                 *backends_, *host_, *gate_, config_.options);
 }
 
+DeterministicGuest::DeterministicGuest(const DeterministicGuestConfig& config, ByteView state,
+                                       std::unique_ptr<vmm::GuestMemory> memory)
+    : config_(config) {
+  open_backends();
+  machine_ = vmm::DeterministicMachine::restore(machine_config(config_), std::move(memory), state, *backends_, *host_,
+                                                *gate_, config_.options);
+}
+
 DeterministicGuest::~DeterministicGuest() {
+  release_disks();
   machine_.reset();
   ::close(console_input_);
   if (nic_input_ >= 0) ::close(nic_input_);
 }
 
+vmm::Digest RecordedRun::digest() const {
+  Bytes all;
+  for (const vmm::EpochDigest& digest : digests) {
+    const vmm::Digest one = digest.combined();
+    all.insert(all.end(), bytes_of(one).begin(), bytes_of(one).end());
+  }
+  return vmm::digest_of(all);
+}
+
 RecordedRun DeterministicGuest::record(vmm::EpochLength length, std::size_t epochs,
                                const std::function<void(const vmm::EpochEnd&)>& between) {
   RecordedRun run;
-  while (!machine_->exit() && run.epochs.size() < epochs) {
+  record(run, length, epochs, between);
+  return run;
+}
+
+void DeterministicGuest::record(RecordedRun& run, vmm::EpochLength length, std::size_t epochs,
+                                const std::function<void(const vmm::EpochEnd&)>& between) {
+  for (std::size_t done = 0; !machine_->exit() && done < epochs;) {
     vmm::EpochEnd end = machine_->record_epoch(length);
     if (end.why == vmm::EpochEnd::Why::kStopped) continue;
     POLLUX_ASSERT(end.why == vmm::EpochEnd::Why::kEpochEnd);
@@ -185,9 +255,9 @@ RecordedRun DeterministicGuest::record(vmm::EpochLength length, std::size_t epoc
     run.digests.push_back(end.digest);
     if (between) between(end);
     run.epochs.push_back(std::move(end));
+    ++done;
   }
   run.exit = machine_->exit();
-  return run;
 }
 
 std::string DeterministicGuest::replay(const RecordedRun& run, std::size_t epochs,
@@ -225,6 +295,9 @@ void DeterministicGuest::send_frame(Bytes frame) {
   POLLUX_ASSERT(::send(nic_input_, frame.data(), frame.size(), 0) == static_cast<ssize_t>(frame.size()));
 }
 
-void DeterministicGuest::slow_disks(std::chrono::microseconds delay) { gate_->delay_us_ = delay.count(); }
+void DeterministicGuest::hold_disks() { gate_->hold(true); }
+void DeterministicGuest::release_disks() { gate_->hold(false); }
+bool DeterministicGuest::is_disk_held() { return gate_->is_waiting(); }
+void DeterministicGuest::wait_until_disk_held() { gate_->wait_until_waiting(); }
 
 }  // namespace pollux::testing

@@ -238,7 +238,6 @@ std::vector<std::pair<NicIndex, Bytes>> DeterministicDevices::announcements() co
 // --- Saved state ---
 
 void DeterministicDevices::save(schema::DeterministicState::Builder state) {
-  for (const auto& executor : executors_) executor->drain();
   auto devices = state.initDevices(static_cast<unsigned>(slots_.size()));
   for (unsigned i = 0; i < devices.size(); ++i) slots_[i]->save(devices[i]);
   for (unsigned i = 0; i < disks_.size(); ++i) {
@@ -270,6 +269,10 @@ void DeterministicDevices::restore(schema::DeterministicState::Reader state) {
     }
     nics_[i]->restore_waiting(std::move(frames));
   }
+}
+
+void DeterministicDevices::resume_after_restore() {
+  for (VirtioBlock* disk : disks_) disk->reissue_restored();
 }
 
 }  // namespace pollux::vmm

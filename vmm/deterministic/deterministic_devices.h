@@ -91,6 +91,8 @@ class DeterministicDevices {
   [[nodiscard]] std::vector<std::pair<NicIndex, Bytes>> announcements() const;
   void save(schema::DeterministicState::Builder state);
   void restore(schema::DeterministicState::Reader state);
+  // Once, before the first epoch after restore().
+  void resume_after_restore();
 
  private:
   class Slot;

@@ -4,8 +4,10 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <iterator>
 #include <mutex>
 
 #include "base/error.h"
@@ -60,6 +62,7 @@ void check_usable(const MachineConfig& config, const Backends& backends) {
   } catch (const Error& error) {
     throw UsageError(error.what());
   }
+  POLLUX_ASSERT(config.profile == MachineProfile::kDeterministic);
   if (config.vcpus != 1) throw UsageError("machine config: a deterministic machine has one vCPU");
   if (config.disks.size() != backends.disk_count() || config.nics.size() != backends.nic_count()) {
     throw UsageError("machine config: its disks and NICs are not those given on this host");
@@ -138,10 +141,12 @@ class DeterministicVm final : public DeterministicMachine {
 
   void create_vcpu(kvm::CpuidTable cpuid);
   void log_writes();
-  void forget_writes();
+  void stop_logging();
   [[nodiscard]] std::vector<Gfn> harvest();
+  void keep_for_tracking(const std::vector<Gfn>& written);
   void know_digests();
 
+  [[nodiscard]] bool is_parked_in_time();
   bool run_free_epoch();
   void publish(MachineExit exit);
   [[nodiscard]] bool is_exit_published();
@@ -204,10 +209,12 @@ class DeterministicVm final : public DeterministicMachine {
   std::atomic<bool> paused_ = true;
   std::atomic<bool> park_requested_ = false;  // a guest that waits is not let wait any more
   std::atomic<bool> overdue_ = false;         // the guest does not come to its epoch's end
-  bool free_ = false;      // the epochs' inputs and digests are nobody's
-  bool logging_ = false;   // KVM tells what is written
-  bool tracking_ = false;  // start_dirty_tracking() to stop_dirty_tracking()
-  bool digests_known_ = false;  // page_digests_ are those of the memory as it was when logging began, or since
+  bool free_ = false;           // the epochs' inputs and digests are nobody's
+  bool logging_ = false;        // KVM tells what is written
+  bool tracking_ = false;       // start_dirty_tracking() to stop_dirty_tracking()
+  std::vector<Gfn> written_;    // while tracking: harvested for digests, not yet told by harvest_dirty_pages()
+  bool digests_known_ = false;  // page_digests_ are those of the memory, but for pages not harvested yet
+  bool restored_ = false;       // and has run no epoch since
 
   std::mutex exit_mutex_;
   std::condition_variable exited_;
@@ -257,6 +264,7 @@ void DeterministicVm::restore(ByteView bytes) {
     devices_.restore(state);
     exit_ = read_exit(state.getExit());
   });
+  restored_ = true;
   if (exit_) publish(*exit_);
 }
 
@@ -267,7 +275,7 @@ void DeterministicVm::log_writes() {
   vm_.start_logging();
 }
 
-void DeterministicVm::forget_writes() {
+void DeterministicVm::stop_logging() {
   if (!std::exchange(logging_, false)) return;
   (void)harvest();  // leaves the ring empty
   vm_.stop_logging();
@@ -277,8 +285,17 @@ void DeterministicVm::forget_writes() {
 void DeterministicVm::know_digests() {
   log_writes();
   if (std::exchange(digests_known_, true)) return;
-  (void)harvest();
+  keep_for_tracking(harvest());
   page_digests_.refresh();
+}
+
+// What is harvested for a digest is still news to whoever tracks.
+void DeterministicVm::keep_for_tracking(const std::vector<Gfn>& written) {
+  if (!tracking_ || written.empty()) return;
+  std::vector<Gfn> both;
+  both.reserve(written_.size() + written.size());
+  std::set_union(written_.begin(), written_.end(), written.begin(), written.end(), std::back_inserter(both));
+  written_ = std::move(both);
 }
 
 std::vector<Gfn> DeterministicVm::harvest() {
@@ -321,6 +338,7 @@ EpochEnd DeterministicVm::replay_epoch(const EpochInputs& inputs) {
 
 void DeterministicVm::begin(EpochLength length) {
   POLLUX_ASSERT(!exit_);
+  if (std::exchange(restored_, false)) devices_.resume_after_restore();
   under_way_ = true;
   boundary_.reset();
   times_ = {};
@@ -581,6 +599,7 @@ EpochDigest DeterministicVm::digest() {
   {
     const Timed timed(times_.harvest);
     dirty = harvest();
+    keep_for_tracking(dirty);
   }
   const Timed timed(times_.digest);
   EpochDigest digest;
@@ -628,7 +647,9 @@ void DeterministicVm::announce() {
 }
 
 Bytes DeterministicVm::save() {
-  POLLUX_ASSERT(paused_ && !under_way_);
+  POLLUX_ASSERT(paused_);
+  // After a failure of this host's, or a replay that went another way.
+  if (under_way_) throw Error("save machine: it stopped in the midst of an epoch");
   if (load_ == Load::kPending && !exit_) {
     if (!complete_load()) throw Error("save machine: " + exit_->detail);
     load_ = Load::kCompleted;
@@ -654,12 +675,11 @@ Bytes DeterministicVm::save() {
 // --- Running freely ---
 
 void DeterministicVm::resume() {
-  POLLUX_ASSERT(paused_ && !under_way_);
+  POLLUX_ASSERT(paused_ && (!under_way_ || is_exit_published()));
   free_ = true;
   digests_known_ = false;
-  if (!tracking_) forget_writes();
+  if (!tracking_) stop_logging();
   paused_ = false;
-  park_requested_ = false;
   runner_.unpark();
 }
 
@@ -668,20 +688,30 @@ void DeterministicVm::pause() {
   runner_.request_park();
   park_requested_ = true;
   inbox_.wake();
-  if (!runner_.wait_parked(kMaxEpochTime)) {
+  if (!is_parked_in_time()) {
     overdue_ = true;
     interrupt();
-    while (!runner_.wait_parked(kMaxEpochTime)) {  // a disk that hangs
+    while (!runner_.wait_parked(options_.longest_epoch)) {  // nothing of the guest's keeps it
     }
   }
+  park_requested_ = false;
   free_ = false;
   paused_ = true;
+}
+
+// In many short waits: a host that stood still meanwhile gave the guest no time.
+bool DeterministicVm::is_parked_in_time() {
+  constexpr int kWaits = 50;
+  for (int i = 0; i < kWaits; ++i) {
+    if (runner_.wait_parked(options_.longest_epoch / kWaits)) return true;
+  }
+  return false;
 }
 
 // On the runner's thread. False: the machine ended.
 bool DeterministicVm::run_free_epoch() {
   try {
-    while (!exit_ && !is_exit_published()) {
+    while (under_way_ || (!exit_ && !is_exit_published())) {
       if (record(options_.epoch_length).why != EpochEnd::Why::kStopped) return true;
       if (overdue_) end(ExitReason::kCrash, "the guest does not end its epochs");
     }
@@ -722,20 +752,26 @@ std::optional<Clock::time_point> DeterministicVm::first_entry() const {
 void DeterministicVm::start_dirty_tracking() {
   POLLUX_ASSERT(paused_);
   log_writes();
+  if (digests_known_) (void)page_digests_.update(harvest());
   (void)harvest();
+  written_.clear();
   tracking_ = true;
 }
 
 void DeterministicVm::stop_dirty_tracking() {
   POLLUX_ASSERT(paused_);
   tracking_ = false;
-  forget_writes();
-  digests_known_ = false;
+  written_.clear();
+  if (!digests_known_) stop_logging();
 }
 
 std::vector<Gfn> DeterministicVm::harvest_dirty_pages() {
   POLLUX_ASSERT(paused_);
-  return harvest();
+  const std::vector<Gfn> now = harvest();
+  // They are news to nobody else any more.
+  if (digests_known_) (void)page_digests_.update(now);
+  keep_for_tracking(now);
+  return std::exchange(written_, {});
 }
 
 }  // namespace

@@ -41,6 +41,9 @@ struct DeterministicOptions {
   std::optional<DirtyLog> dirty_log;  // nothing: what is faster for small epochs, where KVM has it
   DiskMode disks = DiskMode::kConcurrent;
   EpochLength epoch_length;  // while it runs freely
+  // A guest that does not come to its epoch's end within this time of a pause ends the machine: it was not built with
+  // the counter, or goes around it.
+  std::chrono::milliseconds longest_epoch = std::chrono::seconds(10);
 };
 
 // Where an epoch's time went.
@@ -71,10 +74,6 @@ struct EpochEnd {
 
 class DeterministicMachine : public Machine {
  public:
-  // A guest that does not come to its epoch's end within this time of a pause ends the machine: it was not built with
-  // the counter, or goes around it.
-  static constexpr std::chrono::seconds kMaxEpochTime{10};
-
   // Both throw UsageError for a bad kernel, initrd or config (more than one vCPU, too), Error when KVM refuses.
   static std::unique_ptr<DeterministicMachine> boot(const MachineConfig& config, const BootSource& source,
                                                     Backends& backends, InputGate& input, OutputGate& output,

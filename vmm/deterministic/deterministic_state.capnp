@@ -12,7 +12,7 @@ struct DeterministicDeviceState {
   device @0 :Virtio.VirtioDeviceState;
   doorbells @1 :UInt32;               # queues to be served at the next epoch's end, one bit each
   results @2 :List(Virtio.BlockResult);
-  # Of a disk: how its outstanding requests were performed, in their order.
+  # Of a disk: whether and how its outstanding requests were performed, in their order.
   waiting @3 :List(Data);
   # Of a NIC: received frames without a buffer yet.
 }

@@ -50,7 +50,8 @@ void FreeRunner::main() {
     }
     parked_ = true;
     changed_.notify_all();
-    changed_.wait(lock, [this] { return run_ || stopping_; });
+    // Not for run_: that may be over again before this thread noticed, and then whoever asked for it waits for a reply.
+    changed_.wait(lock, [this] { return !parked_ || stopping_; });
     if (stopping_) return;
   }
 }

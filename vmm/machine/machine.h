@@ -18,7 +18,7 @@
 namespace pollux::vmm {
 
 enum class ExitReason {
-  kPowerOff,   // ACPI S5
+  kPowerOff,   // ACPI S5; or a deterministic guest ended: with a detail, if it says that it failed
   kReset,      // i8042 or the ACPI reset register
   kCrash,      // triple fault, an instruction KVM cannot emulate
   kRequested,  // request_exit()
@@ -28,6 +28,7 @@ enum class ExitReason {
 struct MachineExit {
   ExitReason reason;
   std::string detail;  // one line for the log, empty when the reason says all
+  bool operator==(const MachineExit&) const = default;
 };
 
 // What a fresh machine starts from. The kernel is a bzImage (64-bit boot protocol) or an ELF64 executable

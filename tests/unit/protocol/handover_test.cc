@@ -18,7 +18,7 @@ class PrimaryHandover : public ::testing::Test {
     config.timing = {100ms, 1s, 200ms, 5s};
     primary_.emplace(config);
     for (std::uint32_t b = 0; b < backups; ++b) step(primary::LinkUp{{b}});
-    for (std::uint32_t b = 0; b < backups; ++b) receive(b, Welcome{1, {4}, {}});
+    for (std::uint32_t b = 0; b < backups; ++b) receive(b, Welcome{kProtocolVersion, {4}, {}});
     for (std::uint32_t b = 0; b < backups; ++b) step(primary::SyncFinished{{b}, {0}});
     step(primary::EpochClosed{{1}, false});
     for (std::uint32_t b = 0; b < backups; ++b) receive(b, Ack{{1}});

@@ -22,7 +22,7 @@ Hello sample_hello() {
 std::vector<Message> samples() {
   return {
       sample_hello(),
-      Welcome{1, {7}, sample_hello().config_digest},
+      Welcome{kProtocolVersion, {7}, sample_hello().config_digest},
       Refuse{"the disk is too small"},
       DiskDigestRequest{{1}, 5, 100},
       DiskDigests{{1}, 5, 100},
@@ -43,6 +43,10 @@ std::vector<Message> samples() {
       Heartbeat{99},
       Goodbye{GoodbyeReason::kDropped, "silent"},
       HandOver{{7}},
+      EpochInputs{{2}, 40},
+      EpochDigest{{2}, 72},
+      Executed{{1}},
+      Divergence{{2}, 3, false},
   };
 }
 
@@ -76,6 +80,9 @@ TEST(Message, BodyLengthCountsOnlyWhatHasBytes) {
                 {1}, {{{0}, DiskOperationKind::kWrite, 0, 512}, {{0}, DiskOperationKind::kDiscard, 0, 512}}}),
             512u);
   EXPECT_EQ(body_length(Ack{{1}}), 0u);
+  EXPECT_EQ(body_length(EpochInputs{{1}, 40}), 40u);
+  EXPECT_EQ(body_length(Divergence{{1}, 3, false}), 24u);
+  EXPECT_EQ(body_length(Divergence{{1}, 0, true}), 0u);
 }
 
 TEST(Message, HeaderAndBodyMustAgree) {
@@ -94,6 +101,10 @@ TEST(Message, LargestMessagesFitTheirBounds) {
   }
   EXPECT_EQ(decode(encode(writes), kMaxBodyBytes), Message(writes));
 
+  EXPECT_EQ(decode(encode(EpochInputs{{1}, kMaxBodyBytes}), kMaxBodyBytes), Message(EpochInputs{{1}, kMaxBodyBytes}));
+  const Divergence divergence{{1}, kMaxDivergedPages, false};
+  EXPECT_EQ(decode(encode(divergence), kMaxDivergedPages * 8), Message(divergence));
+
   Hello hello = sample_hello();
   hello.machine_config = Bytes(kMaxMachineConfigBytes, std::byte{1});
   EXPECT_EQ(decode(encode(hello), 0), Message(hello));
@@ -111,6 +122,18 @@ TEST(MessageDeathTest, OwnMessagesOutOfBoundsAreABug) {
   EXPECT_DEATH(static_cast<void>(encode(Ack{{kEpochLimit}})), "out of bounds");
   EXPECT_DEATH(static_cast<void>(encode(NewTerm{{kTermLimit}})), "out of bounds");
   EXPECT_DEATH(static_cast<void>(encode(SyncPages{{{{kPageNumberLimit - 1}, 2, true}}})), "out of bounds");
+  EXPECT_DEATH(static_cast<void>(encode(EpochOpen{{1}, static_cast<RecordKind>(2)})), "out of bounds");
+  EXPECT_DEATH(static_cast<void>(encode(EpochInputs{{1}, 0})), "out of bounds");
+  EXPECT_DEATH(static_cast<void>(encode(EpochInputs{{1}, kMaxBodyBytes + 1})), "out of bounds");
+  EXPECT_DEATH(static_cast<void>(encode(EpochDigest{{1}, 0})), "out of bounds");
+  EXPECT_DEATH(static_cast<void>(encode(EpochDigest{{kEpochLimit}, 1})), "out of bounds");
+  EXPECT_DEATH(static_cast<void>(encode(Executed{{kEpochLimit}})), "out of bounds");
+  EXPECT_DEATH(static_cast<void>(encode(Divergence{{1}, kMaxDivergedPages + 1, false})), "out of bounds");
+  EXPECT_DEATH(static_cast<void>(encode(Divergence{{1}, 1, true})), "out of bounds");
+  EXPECT_DEATH(static_cast<void>(encode(EpochClose{{1}, 0, 0, 0, false, 0, kMaxInputBytesPerEpoch + 1, 1})),
+               "out of bounds");
+  EXPECT_DEATH(static_cast<void>(encode(EpochClose{{1}, 0, 0, 0, false, 0, 1, kMaxDigestBytesPerEpoch + 1})),
+               "out of bounds");
   EXPECT_DEATH(static_cast<void>(encode(DiskBlocks{{0}, {{100, 512, false}}})), "out of bounds");
   EXPECT_DEATH(static_cast<void>(encode(DiskBlocks{{kMaxDisks}, {{0, 512, false}}})), "out of bounds");
   EXPECT_DEATH(static_cast<void>(encode(DiskBlocks{{0}, {{kMaxDiskBytes, 512, true}}})), "out of bounds");
@@ -168,7 +191,23 @@ TEST(Message, RandomAndMutatedHeadersNeverDoHarm) {
   RecordProperty("rounds", static_cast<int>(rounds));
 }
 
+TEST(Message, PageNumbersRoundTripAndMustAscend) {
+  const std::vector<PageNumber> pages = {{0}, {16}, {kPageNumberLimit - 1}};
+  EXPECT_EQ(decode_page_numbers(encode_page_numbers(pages)), pages);
+  EXPECT_TRUE(decode_page_numbers({}).empty());
+  for (const std::vector<PageNumber>& wrong :
+       {std::vector<PageNumber>{{7}, {7}}, {{8}, {7}}, {{kPageNumberLimit}}}) {
+    EXPECT_THROW(static_cast<void>(decode_page_numbers(encode_page_numbers(wrong))), ProtocolError);
+  }
+  EXPECT_THROW(static_cast<void>(decode_page_numbers(Bytes(12))), ProtocolError);
+}
+
 TEST(Message, ReadsAsOneLine) {
+  EXPECT_EQ(to_string(Message(EpochOpen{{3}, RecordKind::kInputs})), "EpochOpen(3, inputs)");
+  EXPECT_EQ(to_string(Message(EpochClose{{3}, 0, 0, 0, true, 0, 40, 72})),
+            "EpochClose(3, inputs 40, digest 72, flushed)");
+  EXPECT_EQ(to_string(Message(Divergence{{3}, 2, false})), "Divergence(3, pages 2)");
+  EXPECT_EQ(to_string(Message(Divergence{{3}, 0, true})), "Divergence(3, pages all)");
   EXPECT_EQ(to_string(Message(EpochClose{{3}, 2, 0, 1, true, 64})),
             "EpochClose(3, pages 2, zero 0, disk 1, flushed, state 64)");
   EXPECT_EQ(to_string(Message(Goodbye{GoodbyeReason::kPoweredOff, {}})), "Goodbye(powered off)");

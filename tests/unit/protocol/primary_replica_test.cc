@@ -8,7 +8,7 @@ namespace {
 using namespace primary;
 using State = PrimaryReplica::BackupState;
 
-constexpr const char* kHello = "Hello(version 1, vm 00000000000000000000000000000000, term 4, copy, disks 0)";
+constexpr const char* kHello = "Hello(version 2, vm 00000000000000000000000000000000, term 4, copy, disks 0)";
 
 class PrimaryScript : public ::testing::Test {
  protected:
@@ -32,7 +32,7 @@ class PrimaryScript : public ::testing::Test {
   Lines receive(std::uint32_t from, const Message& message) {
     return lines(primary_->receive({from}, message, clock_.now()));
   }
-  Lines welcome(std::uint32_t from) { return receive(from, Welcome{1, {4}, {}}); }
+  Lines welcome(std::uint32_t from) { return receive(from, Welcome{kProtocolVersion, {4}, {}}); }
   Lines ack(std::uint32_t from, std::uint64_t epoch) { return receive(from, Ack{{epoch}}); }
   Lines close(std::uint64_t epoch, bool flushed = false) { return step(EpochClosed{{epoch}, flushed}); }
   Lines durable(std::uint64_t epoch) { return step(EpochDurable{{epoch}}); }
@@ -101,9 +101,9 @@ TEST_F(PrimaryScript, ARefusalNamesItsReason) {
 TEST_F(PrimaryScript, AnotherVersionIsRefused) {
   start(1);
   step(LinkUp{{0}});
-  EXPECT_EQ(receive(0, Welcome{2, {4}, {}}),
-            (Lines{"Send(0, Goodbye(dropped: speaks protocol version 2, not 1))",
-                   "DropBackup(0, speaks protocol version 2, not 1)", "Unprotected"}));
+  EXPECT_EQ(receive(0, Welcome{3, {4}, {}}),
+            (Lines{"Send(0, Goodbye(dropped: speaks protocol version 3, not 2))",
+                   "DropBackup(0, speaks protocol version 3, not 2)", "Unprotected"}));
 }
 
 TEST_F(PrimaryScript, NothingIsCommittedWhileNobodyIsSynced) {
@@ -206,7 +206,7 @@ TEST_F(PrimaryScript, ViolationsByAProtectingBackup) {
   const Violation violations[] = {
       {"ack of the future", Ack{{2}}, "Ack(2), last closed is 1"},
       {"ack twice", Ack{{0}}, "Ack(0) after Ack(0)"},
-      {"welcome again", Welcome{1, {4}, {}}, "Welcome out of place"},
+      {"welcome again", Welcome{kProtocolVersion, {4}, {}}, "Welcome out of place"},
       {"late refusal", Refuse{"no"}, "Refuse out of place"},
       {"late digests", DiskDigests{{0}, 0, 1}, "DiskDigests out of place"},
       {"a late mark", SyncMark{1}, "SyncMark out of place"},
@@ -251,7 +251,7 @@ TEST_F(PrimaryScript, AnAckBeforeTheSyncIsFinishedIsAViolation) {
 TEST_F(PrimaryScript, AWelcomeToAnotherTermIsAViolation) {
   start(1);
   step(LinkUp{{0}});
-  EXPECT_EQ(receive(0, Welcome{1, {5}, {}}).at(1),
+  EXPECT_EQ(receive(0, Welcome{kProtocolVersion, {5}, {}}).at(1),
             "DropBackup(0, protocol violation: Welcome to another machine or term)");
 }
 
@@ -536,7 +536,7 @@ TEST_F(PrimaryScript, ProtectionComesAndGoesAndEpochsAndTermsGoOn) {
     const std::uint64_t term = 4 + id;
     EXPECT_EQ(step(BackupJoined{{id}}), Lines{});
     EXPECT_EQ(step(LinkUp{{id}}).at(0).find("term " + std::to_string(term) + ",") == std::string::npos, false);
-    EXPECT_EQ(receive(id, Welcome{1, {term}, {}}), (Lines{"StartFullSync(" + std::to_string(id) + ")"}));
+    EXPECT_EQ(receive(id, Welcome{kProtocolVersion, {term}, {}}), (Lines{"StartFullSync(" + std::to_string(id) + ")"}));
     const std::uint64_t epoch = primary_->closed().value;
     EXPECT_EQ(step(SyncFinished{{id}, {epoch}}), (Lines{"Replicating"}));
     EXPECT_EQ(ack(id, epoch), (Lines{"Protected(" + std::to_string(id) + ")"}));

@@ -26,7 +26,7 @@ class Random {
 // A message any peer might send, near the epochs at hand.
 Message any_message(Random& random, std::uint64_t epoch) {
   const EpochId near{epoch + random.below(3) - (epoch > 0 ? random.below(2) : 0)};
-  switch (random.below(15)) {
+  switch (random.below(19)) {
     case 0: return Hello{};
     case 1: return Welcome{};
     case 2: return DiskDigestRequest{{0}, 0, 1};
@@ -41,6 +41,10 @@ Message any_message(Random& random, std::uint64_t epoch) {
     case 11: return Heartbeat{1};
     case 12: return NewTerm{{random.below(4)}};
     case 13: return SyncMark{random.below(2)};
+    case 14: return random.chance(2) ? Message(EpochInputs{near, 8}) : Message(EpochDigest{near, 8});
+    case 15: return EpochOpen{near, RecordKind::kInputs};
+    case 16: return Executed{near};
+    case 17: return Divergence{near, 0, false};
     default: return random.chance(2) ? Message(Goodbye{}) : Message(Refuse{"no"});
   }
 }
@@ -48,30 +52,39 @@ Message any_message(Random& random, std::uint64_t epoch) {
 // The message a primary that keeps the rules sends next, most of the time; else any.
 class LoosePrimary {
  public:
+  explicit LoosePrimary(Strategy strategy) : strategy_(strategy) {}
   Message next(Random& random, const BackupReplica& backup) {
     if (random.chance(12)) return any_message(random, backup.last_whole().value);
     if (backup.state() == BackupReplica::State::kAwaitingHello) {
       Hello hello;
       hello.config_digest = digest_config({});
       hello.disk_bytes = {512};
+      hello.strategy = strategy_;
       return hello;
     }
     if (backup.state() != BackupReplica::State::kProtecting) return SyncEnd{};
     const EpochId epoch = backup.last_whole().next();
-    open_ = !open_;
-    if (open_) return EpochOpen{epoch};
-    return EpochClose{epoch, 0, 0, 0, random.chance(3), 8};
+    const bool flushed = random.chance(3);
+    if (pieces_ == 0) inputs_ = strategy_ == Strategy::kLockstep && !backup.diverged();
+    const int piece = pieces_++;
+    if (piece == 0) return EpochOpen{epoch, inputs_ ? RecordKind::kInputs : RecordKind::kPages};
+    if (inputs_ && piece == 1) return EpochInputs{epoch, 40};
+    if (inputs_ && piece == 2) return EpochDigest{epoch, 72};
+    pieces_ = 0;
+    return inputs_ ? EpochClose{epoch, 0, 0, 0, flushed, 0, 40, 72} : EpochClose{epoch, 0, 0, 0, flushed, 8};
   }
 
  private:
-  bool open_ = false;
+  const Strategy strategy_;
+  bool inputs_ = false;
+  int pieces_ = 0;  // of the open record
 };
 
 void run_backup(std::uint64_t seed) {
   Random random(seed);
   Clock clock;
   BackupReplica machine(BackupConfig{});
-  LoosePrimary primary;
+  LoosePrimary primary(seed % 2 == 0 ? Strategy::kCopy : Strategy::kLockstep);
   std::deque<backup::Effect> work;
   const auto take = [&](const BackupReplica::Effects& effects) {
     work.insert(work.end(), effects.begin(), effects.end());
@@ -86,7 +99,13 @@ void run_backup(std::uint64_t seed) {
       work.pop_front();
       if (std::holds_alternative<backup::ExamineHello>(effect)) {
         take(machine.step(backup::HelloAccepted{}, clock.now()));
-      } else if (const auto* apply = std::get_if<backup::ApplyEpoch>(&effect)) {
+      } else if (const auto* apply = std::get_if<backup::ApplyEpoch>(&effect);
+                 apply != nullptr && machine.lockstep() && apply->epoch > EpochId{0} && random.chance(20)) {
+        std::erase_if(work, [](const backup::Effect& waiting) {
+          return std::holds_alternative<backup::ApplyEpoch>(waiting) || std::holds_alternative<backup::MakeDurable>(waiting);
+        });
+        take(machine.step(backup::Diverged{apply->epoch, 3, false}, clock.now()));
+      } else if (apply != nullptr) {
         take(machine.step(backup::EpochApplied{apply->epoch}, clock.now()));
       } else if (const auto* make = std::get_if<backup::MakeDurable>(&effect)) {
         take(machine.step(backup::EpochDurable{make->epoch}, clock.now()));
@@ -97,6 +116,7 @@ void run_backup(std::uint64_t seed) {
         if (answer > 1) take(machine.step(backup::TermWon{claim->term}, clock.now()));
       } else if (const auto* promote = std::get_if<backup::Promote>(&effect)) {
         ASSERT_TRUE(!acked || promote->epoch >= *acked) << "an acknowledged epoch is lost";
+        ASSERT_FALSE(machine.diverged());
       } else if (const auto* send = std::get_if<backup::Send>(&effect)) {
         if (const auto* ack = std::get_if<Ack>(&send->message)) {
           ASSERT_TRUE(!acked || ack->epoch > *acked);
@@ -119,12 +139,15 @@ void run_primary(std::uint64_t seed) {
   PrimaryConfig config;
   config.backups = random.below(kMaxBackups + 1);
   config.closed = {random.below(3)};
+  config.hello.strategy = seed % 2 == 0 ? Strategy::kCopy : Strategy::kLockstep;
   PrimaryReplica machine(config);
   EpochId committed = config.closed;
   std::vector<BackupId> to_sync;
   std::optional<Term> claimed;
+  std::vector<BackupId> to_heal;
   const auto take = [&](const PrimaryReplica::Effects& effects) {
     for (const primary::Effect& effect : effects) {
+      if (const auto* heal = std::get_if<primary::Heal>(&effect)) to_heal.push_back(heal->backup);
       if (const auto* sync = std::get_if<primary::StartFullSync>(&effect)) to_sync.push_back(sync->backup);
       if (const auto* claim = std::get_if<primary::ClaimTerm>(&effect)) {
         ASSERT_FALSE(claimed) << "one claim at a time";
@@ -165,6 +188,9 @@ void run_primary(std::uint64_t seed) {
       ASSERT_EQ(machine.unprotected(), unprotected && dropped);
       take(effects);
     } else if (random.chance(4)) {
+      for (const BackupId backup : std::exchange(to_heal, {})) {
+        take(machine.step(primary::HealBegun{backup, machine.closed().next()}, clock.now()));
+      }
       take(machine.step(primary::EpochClosed{machine.closed().next(), random.chance(3)}, clock.now()));
     } else if (random.chance(6)) {
       take(machine.step(primary::EpochDurable{machine.committed()}, clock.now()));

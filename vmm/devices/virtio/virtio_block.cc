@@ -82,6 +82,7 @@ struct VirtioBlock::Request {
 // A deferred request. The executor's thread performs it, then says so; from then on it does not change.
 struct VirtioBlock::Job {
   Request request;
+  bool submitted = false;  // or restored as performed
   Status status = Status::kIoError;
   std::atomic<bool> performed = false;
 };
@@ -165,6 +166,11 @@ void VirtioBlock::defer(const Chain& chain, Request request) {
   auto job = std::make_shared<Job>();
   job->request = std::move(request);
   outstanding_.push_back({chain.head, job});
+  submit(std::move(job));
+}
+
+void VirtioBlock::submit(std::shared_ptr<Job> job) {
+  job->submitted = true;
   executor_->submit([this, job = std::move(job)] {
     job->status = perform(job->request);
     job->performed.store(true, std::memory_order_release);
@@ -383,10 +389,11 @@ void VirtioBlock::save_results(capnp::List<schema::BlockResult>::Builder results
   POLLUX_ASSERT(results.size() == outstanding_.size());
   for (unsigned i = 0; i < results.size(); ++i) {
     const Outstanding& request = outstanding_[i];
-    POLLUX_ASSERT(request.job->performed.load(std::memory_order_acquire));
-    const Status status = request.uncertain ? Status::kUncertain : request.job->status;
+    const bool performed = request.job->performed.load(std::memory_order_acquire);
+    results[i].setPerformed(performed);
+    const Status status = request.uncertain ? Status::kUncertain : performed ? request.job->status : Status::kOk;
     results[i].setStatus(static_cast<std::uint8_t>(status));
-    if (request.job->request.type != kTypeIn || status != Status::kOk) continue;
+    if (!performed || request.job->request.type != kTypeIn || status != Status::kOk) continue;
     const Bytes& data = request.job->request.data;
     results[i].setRead({reinterpret_cast<const capnp::byte*>(data.data()), data.size()});
   }
@@ -400,6 +407,8 @@ void VirtioBlock::restore_results(capnp::List<schema::BlockResult>::Reader resul
     if (!is_block_status(results[i].getStatus())) throw Error("restore disk: unknown status");
     if (read.size() > kMaxRequestBytes) throw Error("restore disk: too much data");
     job.status = static_cast<Status>(results[i].getStatus());
+    outstanding_[i].uncertain = job.status == Status::kUncertain;
+    if (!results[i].getPerformed()) continue;
     if (read.size() > 0) {
       job.request.type = kTypeIn;
       const auto* data = reinterpret_cast<const std::byte*>(read.begin());
@@ -407,8 +416,30 @@ void VirtioBlock::restore_results(capnp::List<schema::BlockResult>::Reader resul
     } else {
       job.request.type = kTypeFlush;  // nothing to copy
     }
+    job.submitted = true;
     job.performed.store(true, std::memory_order_release);
   }
+}
+
+void VirtioBlock::reissue_restored() {
+  transport().locked([&] {
+    for (const Outstanding& outstanding : outstanding_) {
+      if (outstanding.job->submitted) continue;
+      Job& job = *outstanding.job;
+      try {
+        parse(transport().queue(kQueue).chain_at(outstanding.head), job.request);
+      } catch (const DriverError&) {
+        job.request.decided = Status::kIoError;  // it changed what it had handed over
+      }
+      if (!job.request.decided) {
+        submit(outstanding.job);
+        continue;
+      }
+      job.submitted = true;
+      job.status = *job.request.decided;
+      job.performed.store(true, std::memory_order_release);
+    }
+  });
 }
 
 }  // namespace pollux::vmm

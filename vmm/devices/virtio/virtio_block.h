@@ -68,9 +68,12 @@ class VirtioBlock final : public VirtioFunction {
   [[nodiscard]] Completed complete(const BlockCompletion& completion);
   // Every request that is outstanding now ends uncertain, however it was or will be performed.
   void make_uncertain();
-  // What save() does not tell about the outstanding requests, in its order: how they were performed. All must have been.
+  // What save() does not tell about the outstanding requests, in its order: whether and how they were performed.
   void save_results(capnp::List<schema::BlockResult>::Builder results) const;
   void restore_results(capnp::List<schema::BlockResult>::Reader results);
+  // Once, before a restored device is used: what had not been performed is submitted again (rule P7: every request can
+  // be repeated).
+  void reissue_restored();
   [[nodiscard]] std::size_t outstanding() const;
 
   [[nodiscard]] DeviceType type() const override { return DeviceType::kBlock; }
@@ -96,6 +99,7 @@ class VirtioBlock final : public VirtioFunction {
   [[nodiscard]] std::optional<Chain> next_request();
   void serve_request(const Chain& chain);
   void defer(const Chain& chain, Request request);
+  void submit(std::shared_ptr<Job> job);
   void complete_delivered();
   void parse(const Chain& chain, Request& request);
   void parse_transfer(Request& request) const;

@@ -40,9 +40,10 @@ struct VirtioBlockState {
 }
 
 struct BlockResult {
-  # Of a request that was performed, but not returned to the driver yet (deterministic machines only).
-  status @0 :UInt8;
+  # Of a request that is outstanding (deterministic machines only).
+  status @0 :UInt8;            # with which it ends, if it was performed or ends uncertain in any case
   read @1 :Data;
+  performed @2 :Bool;
 }
 
 struct VirtioNetState {
