@@ -23,6 +23,7 @@ constexpr const char* kBridgeIp = "10.0.0.1";
 constexpr const char* kGuestIp = "10.0.0.2";
 constexpr std::uint16_t kServerPort = 7000;
 constexpr std::size_t kMaxViolations = 64;
+constexpr std::chrono::seconds kStartLimit{60};  // and for the end
 constexpr std::size_t kLogTail = 12;  // lines of evidence
 
 double seconds(Moment moment) { return std::chrono::duration<double>(moment).count(); }
@@ -78,7 +79,7 @@ void Campaign::begin() {
       kBridgeIp, std::vector{Host::tap_name(record_.hosts[0]), Host::tap_name(record_.hosts[1])});
   ReplicaSettings settings{.pollux = options_.pollux,
                            .guest = options_.guest,
-                           .arbiter = arbiter_,
+                           .arbiter = options_.without_arbiter ? "none" : "file:" + arbiter_,
                            .guest_ip = kGuestIp,
                            .timeout_ms = options_.timeout_ms,
                            .epoch_ms = options_.epoch_ms};
@@ -88,9 +89,9 @@ void Campaign::begin() {
   capture_ = std::make_unique<FrameCapture>(std::vector{hosts_[0]->tap(), hosts_[1]->tap()}, kServerPort, watch_);
   hosts_[0]->start_primary(*hosts_[1]);
   hosts_[1]->start_backup(*hosts_[0]);
-  const auto limit = Clock::now() + kRecoveryLimit;
+  const auto limit = Clock::now() + kStartLimit;
   if (!wait(limit, [&] { return is_protected(watch_.start()); })) {
-    throw Error(fmt::format("the machine was not protected within {} s: see the logs in {}", kRecoveryLimit.count(),
+    throw Error(fmt::format("the machine was not protected within {} s: see the logs in {}", kStartLimit.count(),
                             options_.folder.string()));
   }
   repairing_ = true;
@@ -178,7 +179,7 @@ void Campaign::strike_in_sync(FaultRecord& record) {
   Host& host = *hosts_[*record.host];
   host.kill();
   host.start_backup(other_than(*record.host));
-  const bool began = wait(Clock::now() + kRecoveryLimit, [&] { return !host.runs() || host.replica().logged("full sync begins"); });
+  const bool began = wait(Clock::now() + options_.recovery_limit, [&] { return !host.runs() || host.replica().logged("full sync begins"); });
   if (!began || !host.runs()) {
     record.note = "no full sync began";
     return;
@@ -191,7 +192,7 @@ void Campaign::strike_in_sync(FaultRecord& record) {
 
 void Campaign::recover(FaultRecord& record, std::size_t leader_before) {
   const auto over = Clock::now();
-  const auto deadline = over + kRecoveryLimit;
+  const auto deadline = over + options_.recovery_limit;
   const std::size_t answered = history_.answered_count();
   const bool again = wait(deadline, [&] { return is_protected(over) && history_.answered_count() > answered; });
   const auto after = leader();
@@ -203,7 +204,7 @@ void Campaign::recover(FaultRecord& record, std::size_t leader_before) {
     record.protected_again = watch_.now();
     return;
   }
-  std::string evidence = fmt::format("{} s after \"{}\" the machine is {}", kRecoveryLimit.count(), to_text(record.fault),
+  std::string evidence = fmt::format("{} s after \"{}\" the machine is {}", options_.recovery_limit.count(), to_text(record.fault),
                                      history_.answered_count() == answered ? "silent" : "not protected");
   for (const auto& host : hosts_) {
     evidence += fmt::format("\n  {}: {}", host->name(), host->runs() ? "\n" + last_lines(host->replica().log()) : "nothing runs");
@@ -215,14 +216,14 @@ void Campaign::recover(FaultRecord& record, std::size_t leader_before) {
 void Campaign::drain() {
   say("all faults are over: the last answers and reads, then both disks");
   repairing_ = false;
-  if (!workload_->finish(kRecoveryLimit)) {
-    violate("answers", fmt::format("not every request was answered within {} s after the last fault", kRecoveryLimit.count()));
+  if (!workload_->finish(options_.recovery_limit)) {
+    violate("answers", fmt::format("not every request was answered within {} s after the last fault", options_.recovery_limit.count()));
   }
   const auto last = leader();
   if (!last) return violate("drain", "no host leads the machine in the end");
   ending_ = true;
   hosts_[*last]->replica().process().send_signal(SIGTERM);
-  const auto limit = Clock::now() + kRecoveryLimit;
+  const auto limit = Clock::now() + kStartLimit;
   if (!wait(limit, [&] { return !hosts_[0]->runs() && !hosts_[1]->runs(); })) {
     return violate("drain", "the replicas did not end when the primary was told to");
   }

@@ -27,6 +27,9 @@ struct CampaignOptions {
   std::uint64_t clients = 4;
   std::uint64_t timeout_ms = 800;  // of the replicas
   std::uint64_t epoch_ms = 20;
+  // A machine that is not protected, and answers, so long after a fault never will be.
+  std::chrono::seconds recovery_limit{60};
+  bool without_arbiter = false;  // each replica decides alone: the promise cannot hold, and the checkers must say so
   std::string command;                                  // that repeats the run, for the report
   std::function<void(const std::string& line)> progress;  // what happens, as it happens
   std::function<bool()> interrupted;                      // asked often: true ends the campaign early
@@ -34,8 +37,6 @@ struct CampaignOptions {
 
 class Campaign {
  public:
-  // A machine that is not protected again by then never will be.
-  static constexpr std::chrono::seconds kRecoveryLimit{60};
   static constexpr std::chrono::milliseconds kSettle{300};
   static constexpr std::chrono::milliseconds kTick{10};
 

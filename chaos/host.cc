@@ -57,7 +57,7 @@ std::vector<std::string> Host::common_words(const Host& other) const {
   return {"--listen", fmt::format("127.0.0.1:{}", port_),
           "--key", key_,
           "--peer-key", other.public_key(),
-          "--arbiter", "file:" + settings_.arbiter,
+          "--arbiter", settings_.arbiter,
           "--timeout-ms", std::to_string(settings_.timeout_ms),
           "--heartbeat-ms", std::to_string(settings_.heartbeat_ms),
           "--epoch-ms", std::to_string(settings_.epoch_ms),

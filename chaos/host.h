@@ -20,7 +20,7 @@ namespace pollux::chaos {
 struct ReplicaSettings {
   std::string pollux;   // the program
   std::string guest;    // its kernel, kv_server
-  std::string arbiter;  // a directory
+  std::string arbiter;  // as --arbiter takes it
   std::string guest_ip;
   std::uint64_t timeout_ms = 800;
   std::uint64_t heartbeat_ms = 50;

@@ -30,6 +30,8 @@ struct ChaosCommand {
   std::uint64_t clients = 4;
   std::uint64_t timeout_ms = 800;
   std::uint64_t epoch_ms = 20;
+  std::uint64_t recovery_s = 60;
+  bool without_arbiter = false;
   bool list = false;
 };
 
@@ -57,9 +59,10 @@ chaos::ScheduleOptions schedule_of(const ChaosCommand& command) {
 }
 
 std::string reproduction(const ChaosCommand& command, const chaos::ScheduleOptions& schedule) {
-  return fmt::format("pollux chaos run --seed {} --duration {} --faults {} --clients {} --timeout-ms {} --epoch-ms {}",
+  return fmt::format("pollux chaos run --seed {} --duration {} --faults {} --clients {} --timeout-ms {} --epoch-ms {} "
+                     "--recovery-s {}{}",
                      command.seed, command.duration_s, chaos::to_text(schedule.kinds), command.clients, command.timeout_ms,
-                     command.epoch_ms);
+                     command.epoch_ms, command.recovery_s, command.without_arbiter ? " --without-arbiter" : "");
 }
 
 void say(const std::string& line) {
@@ -76,6 +79,7 @@ int run_chaos(const ChaosCommand& command) {
   if (command.clients < 1 || command.clients > chaos::Workload::kMaxClients) throw UsageError("--clients: expected 1 to 16");
   check_timing(50, command.timeout_ms);
   if (command.epoch_ms < 1 || command.epoch_ms > 10'000) throw UsageError("--epoch-ms: expected 1 to 10000");
+  if (command.recovery_s < 1 || command.recovery_s > kMaxSeconds) throw UsageError("--recovery-s: expected 1 to 86400 seconds");
   const fs::path folder = fs::absolute(command.report) / "run";
   std::error_code error;
   fs::remove_all(folder, error);
@@ -91,6 +95,8 @@ int run_chaos(const ChaosCommand& command) {
                             .clients = command.clients,
                             .timeout_ms = command.timeout_ms,
                             .epoch_ms = command.epoch_ms,
+                            .recovery_limit = std::chrono::seconds(command.recovery_s),
+                            .without_arbiter = command.without_arbiter,
                             .command = reproduction(command, schedule),
                             .progress = say,
                             .interrupted = [] { return interrupted.load(); }});
@@ -122,6 +128,11 @@ void add_chaos(CLI::App& app, int& exit_code) {
   run->add_option("--clients", options->clients, "1 to 16")->capture_default_str();
   run->add_option("--timeout-ms", options->timeout_ms, "of the replicas")->capture_default_str();
   run->add_option("--epoch-ms", options->epoch_ms, "of the replicas")->capture_default_str();
+  run->add_option("--recovery-s", options->recovery_s,
+                  "a machine that does not answer, or is not protected, so long after a fault is a violation")
+      ->capture_default_str();
+  run->add_flag("--without-arbiter", options->without_arbiter,
+                "replicas decide alone: a cut link makes two machines, and the checkers must find that");
   run->add_flag("--list", options->list, "only say which faults would strike when");
   run->callback([options, &exit_code] { exit_code = run_chaos(*options); });
 }
