@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "vmm/block/private_image.h"
 
 namespace pollux::cli {
 namespace {
@@ -26,6 +27,13 @@ DiskOption parse_disk(const std::string& text) {
   if (!plain && !(parts.size() == 2 && parts[1] == "ro")) throw UsageError("--disk " + text + ": expected PATH or PATH,ro");
   return {parts[0], !plain};
 }
+
+class UnconnectedNic final : public vmm::Nic {
+ public:
+  int poll_fd() const override { return -1; }
+  std::optional<Bytes> receive() override { return std::nullopt; }
+  void send(ByteView) override {}
+};
 
 NetOption parse_net(const std::string& text) {
   NetOption net;
@@ -97,17 +105,44 @@ std::vector<NetOption> HostOptions::nets() const {
   return parsed;
 }
 
-std::unique_ptr<vmm::Backends> HostOptions::open(const std::function<void()>& on_leave) const {
-  if (console_ == "stdio" && virtio_console_ == "stdio") {
-    throw UsageError("--virtio-console stdio: --console has stdio already");
-  }
+std::unique_ptr<vmm::Backends> HostOptions::open(const std::function<void()>& on_leave, DiskUse use) const {
   std::vector<std::unique_ptr<vmm::Image>> images;
   for (const DiskOption& disk : disks()) {
-    images.push_back(for_option("--disk", [&] { return std::make_unique<vmm::Image>(disk.path, disk.read_only); }));
+    images.push_back(for_option("--disk", [&]() -> std::unique_ptr<vmm::Image> {
+      if (use == DiskUse::kPrivate) return std::make_unique<vmm::PrivateImage>(disk.path);
+      return std::make_unique<vmm::Image>(disk.path, disk.read_only);
+    }));
   }
   std::vector<std::unique_ptr<vmm::Nic>> nics;
   for (const NetOption& net : nets()) {
     nics.push_back(for_option("--net", [&] { return std::make_unique<vmm::Tap>(net.tap); }));
+  }
+  return with_consoles(std::move(images), std::move(nics), on_leave);
+}
+
+std::unique_ptr<vmm::Backends> HostOptions::open_for_replay(const std::function<void()>& on_leave,
+                                                            const std::vector<std::string>& recorded_disks,
+                                                            std::size_t nics) const {
+  std::vector<std::string> paths;
+  for (const DiskOption& disk : disks()) paths.push_back(disk.path);
+  if (paths.empty()) paths = recorded_disks;
+  if (paths.size() != recorded_disks.size()) {
+    throw UsageError("--disk: expected none, or the " + std::to_string(recorded_disks.size()) + " that were recorded");
+  }
+  std::vector<std::unique_ptr<vmm::Image>> images;
+  for (const std::string& path : paths) {
+    images.push_back(for_option("--disk", [&] { return std::make_unique<vmm::PrivateImage>(path); }));
+  }
+  std::vector<std::unique_ptr<vmm::Nic>> unconnected;
+  for (std::size_t i = 0; i < nics; ++i) unconnected.push_back(std::make_unique<UnconnectedNic>());
+  return with_consoles(std::move(images), std::move(unconnected), on_leave);
+}
+
+std::unique_ptr<vmm::Backends> HostOptions::with_consoles(std::vector<std::unique_ptr<vmm::Image>> images,
+                                                          std::vector<std::unique_ptr<vmm::Nic>> nics,
+                                                          const std::function<void()>& on_leave) const {
+  if (console_ == "stdio" && virtio_console_ == "stdio") {
+    throw UsageError("--virtio-console stdio: --console has stdio already");
   }
   auto virtio_console =
       for_option("--virtio-console", [&] { return vmm::open_console(virtio_console_, on_leave); });

@@ -27,6 +27,12 @@ struct DiskOption {
   bool read_only = false;
 };
 
+// What becomes of what a guest writes to its disks.
+enum class DiskUse {
+  kInPlace,
+  kPrivate,  // it is kept in memory, and gone at the end
+};
+
 class HostOptions {
  public:
   // `console`: the default of --console.
@@ -38,9 +44,18 @@ class HostOptions {
   // Whether a console of the guest is this process's terminal.
   [[nodiscard]] bool uses_terminal() const { return console_ == "stdio" || virtio_console_ == "stdio"; }
   // Opens everything. `on_leave`: Ctrl-A x on a stdio console.
-  [[nodiscard]] std::unique_ptr<vmm::Backends> open(const std::function<void()>& on_leave) const;
+  [[nodiscard]] std::unique_ptr<vmm::Backends> open(const std::function<void()>& on_leave,
+                                                    DiskUse use = DiskUse::kInPlace) const;
+  // As many NICs, connected to nothing; the disks, which are never written: those given, or if none is given these.
+  [[nodiscard]] std::unique_ptr<vmm::Backends> open_for_replay(const std::function<void()>& on_leave,
+                                                               const std::vector<std::string>& recorded_disks,
+                                                               std::size_t nics) const;
 
  private:
+  [[nodiscard]] std::unique_ptr<vmm::Backends> with_consoles(std::vector<std::unique_ptr<vmm::Image>> images,
+                                                             std::vector<std::unique_ptr<vmm::Nic>> nics,
+                                                             const std::function<void()>& on_leave) const;
+
   std::vector<std::string> disks_;
   std::vector<std::string> nets_;
   std::string console_ = "stdio";

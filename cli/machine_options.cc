@@ -17,6 +17,20 @@ vmm::MacAddress default_mac(std::size_t index) {
   return {0x52, 0x50, 0x4f, 0x4c, 0x58, static_cast<std::uint8_t>(index + 1)};
 }
 
+// The loader calls things by their names, which are the options' too.
+template <class Boot>
+auto naming_options(Boot boot) {
+  try {
+    return boot();
+  } catch (const UsageError& error) {
+    const std::string text = error.what();
+    for (const char* name : {"kernel", "initrd", "cmdline", "memory"}) {
+      if (text.rfind(name, 0) == 0) throw UsageError("--" + text);
+    }
+    throw;
+  }
+}
+
 }  // namespace
 
 void MachineOptions::add_to(CLI::App& app) {
@@ -24,7 +38,7 @@ void MachineOptions::add_to(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--epoch-length", epoch_length_, "of a deterministic machine, in counted sites, 1000 to 1000000 (100000)")
       ->type_name("N");
-  app.add_option("--kernel", kernel_, "Linux bzImage, or an ELF64 kernel")->required()->type_name("PATH");
+  app.add_option("--kernel", kernel_, "Linux bzImage, or an ELF64 kernel")->type_name("PATH");
   app.add_option("--initrd", initrd_, "initial RAM disk")->type_name("PATH");
   app.add_option("--cmdline", command_line_, "kernel command line")->capture_default_str();
   app.add_option("--memory", memory_, "guest RAM, e.g. 512M or 2G")->capture_default_str();
@@ -35,6 +49,7 @@ void MachineOptions::add_to(CLI::App& app) {
 }
 
 void MachineOptions::check() const {
+  if (kernel_.empty()) throw UsageError("--kernel is required");
   const std::uint64_t bytes = parse_size("--memory", memory_);
   if (bytes % kPageSize != 0 || bytes < (std::uint64_t{16} << 20)) {
     throw UsageError("--memory " + memory_ + ": expected at least 16M, a multiple of 4K");
@@ -46,19 +61,34 @@ void MachineOptions::check() const {
   (void)host_.nets();
 }
 
+void MachineOptions::check_deterministic(const char* asked_by) const {
+  if (profile() != vmm::MachineProfile::kDeterministic) {
+    throw UsageError(std::string(asked_by) + ": only with --profile deterministic");
+  }
+}
+
 std::unique_ptr<vmm::Machine> MachineOptions::boot(vmm::Backends& backends, vmm::InputGate& input,
                                                    vmm::OutputGate& output) const {
-  try {
-    return vmm::boot_machine(config(backends), {kernel_, initrd_, command_line_}, backends, input, output,
-                              machine_options());
-  } catch (const UsageError& error) {
-    // The loader calls things by their names, which are the options' too.
-    const std::string text = error.what();
-    for (const char* name : {"kernel", "initrd", "cmdline", "memory"}) {
-      if (text.rfind(name, 0) == 0) throw UsageError("--" + text);
-    }
-    throw;
-  }
+  return naming_options([&] {
+    return vmm::boot_machine(config(backends), boot_source(), backends, input, output, machine_options());
+  });
+}
+
+std::unique_ptr<vmm::DeterministicMachine> MachineOptions::boot_deterministic(vmm::Backends& backends,
+                                                                              vmm::InputGate& input,
+                                                                              vmm::OutputGate& output) const {
+  return naming_options([&] {
+    return vmm::DeterministicMachine::boot(config(backends), boot_source(), backends, input, output,
+                                           deterministic_options());
+  });
+}
+
+vmm::DeterministicOptions MachineOptions::deterministic_options() const {
+  const vmm::MachineOptions options = machine_options();
+  vmm::DeterministicOptions deterministic;
+  deterministic.dirty_log = options.dirty_log;
+  deterministic.epoch_length = options.epoch_length;
+  return deterministic;
 }
 
 vmm::MachineConfig MachineOptions::config(vmm::Backends& backends) const {
@@ -67,7 +97,7 @@ vmm::MachineConfig MachineOptions::config(vmm::Backends& backends) const {
   config.vcpus = vcpus_;
   config.profile = profile();
   for (std::uint32_t i = 0; i < backends.disk_count(); ++i) {
-    config.disks.push_back({backends.disk({i}).size(), backends.disk({i}).read_only()});
+    config.disks.push_back({backends.disk({i}).size(), host_.disks().at(i).read_only});
   }
   for (const NetOption& net : host_.nets()) config.nics.push_back({net.mac.value_or(default_mac(config.nics.size()))});
   return config;

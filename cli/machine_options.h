@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cli/host_options.h"
+#include "vmm/deterministic/deterministic_machine.h"
 #include "vmm/make_machine.h"
 
 namespace pollux::cli {
@@ -16,8 +17,17 @@ class MachineOptions {
   // Throws UsageError naming the option.
   [[nodiscard]] std::unique_ptr<vmm::Machine> boot(vmm::Backends& backends, vmm::InputGate& input,
                                                    vmm::OutputGate& output) const;
-  // What can be said without opening anything.
+  // The same for a machine known to be deterministic, see check_deterministic().
+  [[nodiscard]] std::unique_ptr<vmm::DeterministicMachine> boot_deterministic(vmm::Backends& backends,
+                                                                              vmm::InputGate& input,
+                                                                              vmm::OutputGate& output) const;
+  // What can be said without opening anything. Throw UsageError naming the option.
   void check() const;
+  void check_deterministic(const char* asked_by) const;
+
+  [[nodiscard]] vmm::BootSource boot_source() const { return {kernel_, initrd_, command_line_}; }
+  [[nodiscard]] vmm::DeterministicOptions deterministic_options() const;
+  [[nodiscard]] vmm::EpochLength epoch_length() const { return machine_options().epoch_length; }
 
  private:
   [[nodiscard]] vmm::MachineConfig config(vmm::Backends& backends) const;

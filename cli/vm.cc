@@ -5,15 +5,31 @@
 
 #include "cli/commands.h"
 #include "cli/exit_code.h"
+#include "base/error.h"
 #include "cli/machine_options.h"
+#include "cli/record_replay.h"
 #include "cli/signals.h"
 #include "vmm/gates/pass_through.h"
 
 namespace pollux::cli {
 namespace {
 
-int run_vm(const MachineOptions& options) {
-  options.check();
+struct VmCommand {
+  MachineOptions machine;
+  std::string record;
+  std::string replay;
+  bool snapshot = false;
+};
+
+// The log says what the machine is made of.
+void check_replay(const CLI::App& app) {
+  for (const char* option : {"--profile", "--epoch-length", "--initrd", "--cmdline", "--memory", "--cpus", "--net",
+                             "--record", "--snapshot"}) {
+    if (app.count(option) > 0) throw UsageError(std::string(option) + ": not with --replay");
+  }
+}
+
+int run_unrecorded(const MachineOptions& options, DiskUse disks) {
   SignalWatcher signals;
   // Set once the machine is there; a console may ask for the end before.
   std::atomic<vmm::Machine*> machine = nullptr;
@@ -22,7 +38,7 @@ int run_vm(const MachineOptions& options) {
     leave = true;
     if (vmm::Machine* running = machine) running->request_exit();
   };
-  const std::unique_ptr<vmm::Backends> backends = options.host().open(stop);
+  const std::unique_ptr<vmm::Backends> backends = options.host().open(stop, disks);
   vmm::PassThroughInput input;
   vmm::PassThroughOutput output(*backends);
   const auto vm = options.boot(*backends, input, output);
@@ -39,13 +55,28 @@ int run_vm(const MachineOptions& options) {
   return exit_code_of(*exit, signals.received());
 }
 
+int run_vm(const CLI::App& app, const VmCommand& command) {
+  if (!command.replay.empty()) {
+    check_replay(app);
+    return replay_run(command.machine, command.replay);
+  }
+  command.machine.check();
+  const DiskUse disks = command.snapshot ? DiskUse::kPrivate : DiskUse::kInPlace;
+  if (command.record.empty()) return run_unrecorded(command.machine, disks);
+  command.machine.check_deterministic("--record");
+  return record_run(command.machine, command.record, disks);
+}
+
 }  // namespace
 
 void add_vm(CLI::App& app, int& exit_code) {
   auto* command = app.add_subcommand("vm", "run a guest on this host, unprotected");
-  auto options = std::make_shared<MachineOptions>();
-  options->add_to(*command);
-  command->callback([options, &exit_code] { exit_code = run_vm(*options); });
+  auto options = std::make_shared<VmCommand>();
+  command->add_option("--record", options->record, "write the run of a deterministic guest to this file")->type_name("LOG");
+  command->add_option("--replay", options->replay, "repeat the run recorded in this file")->type_name("LOG");
+  command->add_flag("--snapshot", options->snapshot, "disk images stay as they are: writes are kept in memory");
+  options->machine.add_to(*command);
+  command->callback([command, options, &exit_code] { exit_code = run_vm(*command, *options); });
 }
 
 }  // namespace pollux::cli

@@ -282,6 +282,11 @@ std::string DeterministicGuest::console() {
 
 Bytes& DeterministicGuest::disk(std::size_t index) { return gate_->disks_.at(index); }
 
+Bytes DeterministicGuest::disk_copy(std::size_t index) {
+  const std::lock_guard lock(gate_->mutex_);
+  return gate_->disks_.at(index);
+}
+
 std::vector<Bytes> DeterministicGuest::frames_sent() {
   const std::lock_guard lock(gate_->mutex_);
   return gate_->frames_;

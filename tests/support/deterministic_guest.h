@@ -65,7 +65,8 @@ class DeterministicGuest {
                      const std::function<void(const vmm::EpochEnd&)>& between = {});
 
   [[nodiscard]] std::string console();
-  [[nodiscard]] Bytes& disk(std::size_t index);
+  [[nodiscard]] Bytes& disk(std::size_t index);       // while no operation is under way
+  [[nodiscard]] Bytes disk_copy(std::size_t index);  // at any time
   [[nodiscard]] std::vector<Bytes> frames_sent();
   // From any thread.
   void type(const std::string& text);

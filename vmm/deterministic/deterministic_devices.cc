@@ -217,6 +217,10 @@ bool DeterministicDevices::deliver(const Arrival& arrival) {
   return true;
 }
 
+void DeterministicDevices::settle() {
+  for (VirtioBlock* disk : disks_) disk->settle();
+}
+
 void DeterministicDevices::make_uncertain() {
   for (VirtioBlock* disk : disks_) disk->make_uncertain();
 }

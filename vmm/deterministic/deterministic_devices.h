@@ -85,6 +85,9 @@ class DeterministicDevices {
   [[nodiscard]] std::uint64_t take_events() { return std::exchange(events_, 0); }
   [[nodiscard]] bool events_raised() const { return events_ != 0; }
 
+  // Last of all: see VirtioBlock::settle().
+  void settle();
+
   void make_uncertain();
   // Of what a driver can tell.
   [[nodiscard]] Digest digest();

@@ -535,6 +535,7 @@ void DeterministicVm::finish(const EpochInputs* recorded, EpochEnd& end) {
   deliver(recorded != nullptr ? *recorded : inputs, end);
   if (end.why == EpochEnd::Why::kDiverged) return;
   end.inputs = std::move(inputs);
+  devices_.settle();
   end.output = output_.take_emitted();
   if (!free_) end.digest = digest();
   under_way_ = false;

@@ -385,11 +385,17 @@ void VirtioBlock::restore(schema::VirtioDeviceState::Function::Reader state) {
   }
 }
 
+void VirtioBlock::settle() {
+  transport().locked([&] {
+    for (Outstanding& request : outstanding_) request.settled = request.job->performed.load(std::memory_order_acquire);
+  });
+}
+
 void VirtioBlock::save_results(capnp::List<schema::BlockResult>::Builder results) const {
   POLLUX_ASSERT(results.size() == outstanding_.size());
   for (unsigned i = 0; i < results.size(); ++i) {
     const Outstanding& request = outstanding_[i];
-    const bool performed = request.job->performed.load(std::memory_order_acquire);
+    const bool performed = request.settled;
     results[i].setPerformed(performed);
     const Status status = request.uncertain ? Status::kUncertain : performed ? request.job->status : Status::kOk;
     results[i].setStatus(static_cast<std::uint8_t>(status));
@@ -418,6 +424,7 @@ void VirtioBlock::restore_results(capnp::List<schema::BlockResult>::Reader resul
     }
     job.submitted = true;
     job.performed.store(true, std::memory_order_release);
+    outstanding_[i].settled = true;
   }
 }
 

@@ -68,6 +68,9 @@ class VirtioBlock final : public VirtioFunction {
   [[nodiscard]] Completed complete(const BlockCompletion& completion);
   // Every request that is outstanding now ends uncertain, however it was or will be performed.
   void make_uncertain();
+  // At an epoch's end: what was performed until now counts as performed in a saved state. What is performed later,
+  // while the machine is paused and its outputs may belong to the next epoch already, does not: it is repeated.
+  void settle();
   // What save() does not tell about the outstanding requests, in its order: whether and how they were performed.
   void save_results(capnp::List<schema::BlockResult>::Builder results) const;
   void restore_results(capnp::List<schema::BlockResult>::Reader results);
@@ -93,6 +96,7 @@ class VirtioBlock final : public VirtioFunction {
     std::uint16_t head = 0;
     std::shared_ptr<Job> job;
     bool uncertain = false;
+    bool settled = false;  // performed, as far as a saved state tells
   };
   enum class Status : std::uint8_t;
 
