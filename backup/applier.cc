@@ -4,9 +4,14 @@
 
 namespace pollux::backup {
 
-Applier::Applier(ReplicaImage& image, std::function<void(protocol::backup::Event)> on_done,
-                 std::function<void(std::string)> on_failed)
-    : image_(image), on_done_(std::move(on_done)), on_failed_(std::move(on_failed)), thread_([this] { run(); }) {}
+Applier::Applier(ReplicaImage& image, LockstepReplica* lockstep, std::function<void(protocol::backup::Event)> on_done,
+                 std::function<void(DivergedEpoch)> on_diverged, std::function<void(std::string)> on_failed)
+    : image_(image),
+      lockstep_(lockstep),
+      on_done_(std::move(on_done)),
+      on_diverged_(std::move(on_diverged)),
+      on_failed_(std::move(on_failed)),
+      thread_([this] { run(); }) {}
 
 Applier::~Applier() {
   {
@@ -14,6 +19,7 @@ Applier::~Applier() {
     stopping_ = true;
   }
   changed_.notify_all();
+  if (lockstep_ != nullptr) lockstep_->interrupt();
   thread_.join();
 }
 
@@ -56,18 +62,29 @@ void Applier::run() {
 }
 
 void Applier::perform(Job job) {
-  if (auto* record = std::get_if<EpochRecord>(&job)) {
-    const protocol::EpochId epoch = record->epoch;
-    image_.apply(std::move(*record));
-    on_done_(protocol::backup::EpochApplied{epoch});
-    return;
-  }
+  if (auto* record = std::get_if<EpochRecord>(&job)) return apply_now(std::move(*record));
+  const bool of_forgotten = lockstep_ != nullptr && !lockstep_->executes() && std::holds_alternative<Durable>(job);
+  if (of_forgotten) return;
   image_.make_durable();
   if (const auto* mark = std::get_if<protocol::SyncMark>(&job)) {
     on_done_(protocol::backup::SyncDurable{*mark});
   } else {
     on_done_(protocol::backup::EpochDurable{std::get<Durable>(job).epoch});
   }
+}
+
+void Applier::apply_now(EpochRecord record) {
+  const protocol::EpochId epoch = record.epoch;
+  std::optional<DivergedEpoch> diverged;
+  if (lockstep_ == nullptr) {
+    image_.apply(std::move(record));
+  } else if (record.inputs.empty() || lockstep_->executes()) {
+    diverged = lockstep_->apply(std::move(record));
+  } else {
+    return;
+  }
+  if (diverged) return on_diverged_(std::move(*diverged));
+  on_done_(protocol::backup::EpochApplied{epoch});
 }
 
 }  // namespace pollux::backup

@@ -10,6 +10,7 @@
 #include <thread>
 #include <variant>
 
+#include "backup/lockstep_replica.h"
 #include "backup/replica_image.h"
 #include "protocol/backup_replica.h"
 
@@ -20,8 +21,11 @@ class Applier {
  public:
   // `on_done` is called on the applier's thread with EpochApplied, EpochDurable and SyncDurable; `on_failed` with the line of
   // the disk that refused, after which nothing more is applied.
-  Applier(ReplicaImage& image, std::function<void(protocol::backup::Event)> on_done,
-          std::function<void(std::string)> on_failed);
+  // `lockstep`: records of inputs are executed there; null: there are none. It outlives this, and is told by
+  // `on_diverged` (on the applier's thread, too), after which such records are forgotten until one of pages.
+  Applier(ReplicaImage& image, LockstepReplica* lockstep, std::function<void(protocol::backup::Event)> on_done,
+          std::function<void(DivergedEpoch)> on_diverged, std::function<void(std::string)> on_failed);
+  // An epoch that is being executed is stopped.
   ~Applier();
 
   void apply(EpochRecord record);
@@ -40,9 +44,12 @@ class Applier {
   void add(Job job);
   void run();
   void perform(Job job);
+  void apply_now(EpochRecord record);
 
   ReplicaImage& image_;
+  LockstepReplica* const lockstep_;
   std::function<void(protocol::backup::Event)> on_done_;
+  std::function<void(DivergedEpoch)> on_diverged_;
   std::function<void(std::string)> on_failed_;
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -120,7 +120,7 @@ BackupEnd Backup::run(vmm::Backends& backends) {
                                [&](const vmm::MachineConfig& config, ByteView state) {
                                  rehearse_restore(config, state, backends);
                                },
-                               impl_->options.claim);
+                               impl_->options.claim, impl_->options.lockstep);
     impl_->set_session(&session);
     const SessionOutcome outcome = session.run();
     impl_->set_session(nullptr);
@@ -129,6 +129,8 @@ BackupEnd Backup::run(vmm::Backends& backends) {
       return {.promotion = Promotion{.config = image.config(),
                                      .memory = image.take_memory(),
                                      .state = image.take_state(),
+                                     .executing = session.take_machine(),
+                                     .epoch_length = impl_->options.lockstep.epoch_length,
                                      .vm = outcome.vm,
                                      .term = outcome.term,
                                      .timeline = {.epoch = outcome.epoch,

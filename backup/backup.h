@@ -30,6 +30,7 @@ struct BackupOptions {
   std::chrono::milliseconds heartbeat_interval{100};
   std::chrono::milliseconds silence_timeout{1000};
   std::uint64_t staging_bytes = std::uint64_t{1} << 30;
+  LockstepSettings lockstep;
   protocol::Claim claim;  // of terms, for this replica; empty: no arbiter
 };
 

@@ -13,7 +13,9 @@ struct EpochRecord {
   protocol::EpochId epoch;
   std::vector<std::pair<protocol::EpochPages, Bytes>> pages;
   std::vector<std::pair<protocol::EpochDiskWrites, Bytes>> disk_writes;
-  Bytes state;  // the machine at the end of the epoch
+  Bytes state;   // the machine at the end of the epoch
+  Bytes inputs;  // of a record to be executed, then there are neither pages nor state; its digest:
+  Bytes digest;
 };
 
 }  // namespace pollux::backup

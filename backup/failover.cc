@@ -28,7 +28,15 @@ void rehearse_restore(const vmm::MachineConfig& config, ByteView state, vmm::Bac
 
 std::unique_ptr<vmm::Machine> Promotion::restore(vmm::Backends& backends, vmm::InputGate& input,
                                                  PromotedOutput& output) {
-  auto machine = vmm::restore_machine(config, std::move(memory), state, backends, input, output);
+  std::unique_ptr<vmm::Machine> machine;
+  if (executing) {
+    executing->gate.promote(output);
+    executing->machine->promote();  // rule P7
+    machine = std::move(executing->machine);
+  } else {
+    machine = vmm::restore_machine(config, std::move(memory), state, backends, input, output,
+                                   {.dirty_log = std::nullopt, .epoch_length = epoch_length});
+  }
   timeline.promoted = std::chrono::steady_clock::now();
   machine->announce();
   output.watch_for_first_frame();

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "backup/lockstep_replica.h"
 #include "backup/replication_session.h"
 #include "vmm/gates/pass_through.h"
 #include "vmm/machine/machine.h"
@@ -72,8 +73,12 @@ class PromotedOutput final : public vmm::OutputGate {
 // The machine at the end of the last whole epoch, in a term that is won.
 struct Promotion {
   vmm::MachineConfig config;
+  // Of copy. In lockstep the machine is there already, and this must outlive the one that restore() returns.
   std::unique_ptr<vmm::GuestMemory> memory;
   Bytes state;
+  std::unique_ptr<ExecutingMachine> executing;
+  [[nodiscard]] bool lockstep() const { return executing != nullptr; }
+  vmm::EpochLength epoch_length;  // of a deterministic machine that runs freely
   protocol::VmId vm;
   protocol::Term term;
   FailoverTimeline timeline;  // up to the detection

@@ -37,7 +37,11 @@ std::optional<std::string> ReplicaImage::mismatch(const vmm::MachineConfig& conf
 ReplicaImage::ReplicaImage(vmm::MachineConfig config, vmm::Backends& backends)
     : config_(std::move(config)),
       backends_(backends),
-      memory_(std::make_unique<vmm::GuestMemory>(config_.memory_bytes)) {}
+      memory_(std::make_unique<vmm::GuestMemory>(config_.memory_bytes)) {
+  for (const auto& region : memory_->regions()) {
+    ram_.push_back({region.start.gfn().value, region.bytes.size() >> kPageShift});
+  }
+}
 
 Bytes ReplicaImage::digests(const protocol::DiskDigestRequest& request) {
   vmm::Image& image = backends_.disk({request.disk.value});
@@ -84,11 +88,9 @@ void ReplicaImage::check(const protocol::EpochDiskWrites& header) const {
 // A run must lie within one region of RAM.
 void ReplicaImage::check_runs(const std::vector<PageRun>& runs) const {
   for (const PageRun& run : runs) {
-    const bool fits = std::any_of(memory_->regions().begin(), memory_->regions().end(), [&](const auto& region) {
-      const std::uint64_t first = region.start.gfn().value;
-      const std::uint64_t pages = region.bytes.size() >> kPageShift;
-      return run.first.value >= first && run.first.value - first <= pages &&
-             run.count <= pages - (run.first.value - first);
+    const bool fits = std::any_of(ram_.begin(), ram_.end(), [&](const Ram& ram) {
+      return run.first.value >= ram.first && run.first.value - ram.first <= ram.pages &&
+             run.count <= ram.pages - (run.first.value - ram.first);
     });
     if (!fits) throw ProtocolError(fmt::format("pages {}+{} are not RAM of this machine", run.first.value, run.count));
   }

@@ -42,6 +42,8 @@ class ReplicaImage {
 
   // Gives the parts to a machine; the image is empty afterwards.
   [[nodiscard]] std::unique_ptr<vmm::GuestMemory> take_memory() { return std::move(memory_); }
+  // For a while, to be changed by records: the state is that of the next one.
+  void take_back(std::unique_ptr<vmm::GuestMemory> memory) { memory_ = std::move(memory); }
   [[nodiscard]] Bytes take_state() { return std::move(state_); }
   [[nodiscard]] const vmm::MachineConfig& config() const { return config_; }
 
@@ -51,9 +53,15 @@ class ReplicaImage {
   void store_pages(const std::vector<protocol::PageRun>& runs, ByteView body);
   void perform(const protocol::DiskOperation& operation, ByteView data);
 
+  struct Ram {
+    std::uint64_t first = 0;  // page
+    std::uint64_t pages = 0;
+  };
+
   vmm::MachineConfig config_;
   vmm::Backends& backends_;
   std::unique_ptr<vmm::GuestMemory> memory_;
+  std::vector<Ram> ram_;  // its regions, also when somebody else has the memory
   Bytes state_;
 };
 

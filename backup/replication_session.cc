@@ -20,10 +20,12 @@ constexpr std::uint64_t kRecordMargin = 128 << 20;
 
 TimePoint now() { return std::chrono::steady_clock::now(); }
 
-protocol::BackupConfig replica_config(protocol::Timing timing, std::uint64_t staging_bytes) {
+protocol::BackupConfig replica_config(protocol::Timing timing, std::uint64_t staging_bytes,
+                                      protocol::OnDivergence on_divergence) {
   protocol::BackupConfig config;
   config.timing = timing;
   config.max_record_bytes = staging_bytes;
+  config.on_divergence = on_divergence;
   return config;
 }
 
@@ -31,13 +33,14 @@ protocol::BackupConfig replica_config(protocol::Timing timing, std::uint64_t sta
 
 ReplicationSession::ReplicationSession(std::unique_ptr<protocol::Link> link, vmm::Backends& backends,
                                        protocol::Timing timing, std::uint64_t staging_bytes, Rehearsal rehearsal,
-                                       protocol::Claim claim)
+                                       protocol::Claim claim, LockstepSettings lockstep)
     : link_(std::move(link)),
       backends_(backends),
       staging_bytes_(staging_bytes),
       rehearsal_(std::move(rehearsal)),
       claim_(std::move(claim)),
-      replica_(replica_config(timing, staging_bytes)),
+      replica_(replica_config(timing, staging_bytes, lockstep.on_divergence)),
+      epoch_length_(lockstep.epoch_length),
       silence_timeout_(timing.silence_timeout) {}
 
 ReplicationSession::~ReplicationSession() {
@@ -157,7 +160,9 @@ void ReplicationSession::post(event::Event event) {
 }
 
 void ReplicationSession::step(const event::Event& event) {
-  handle(replica_.step(event, now()));
+  auto effects = replica_.step(event, now());
+  if (replica_.state() == protocol::BackupReplica::State::kClaiming && detected_ == TimePoint{}) detected_ = now();
+  handle(std::move(effects));
   publish_status();
 }
 
@@ -211,9 +216,23 @@ void ReplicationSession::take_body(const Message& message, Bytes body) {
   } else if (const auto* writes = std::get_if<protocol::EpochDiskWrites>(&message)) {
     image_->check(*writes);
     staged_.disk_writes.emplace_back(*writes, std::move(body));
+  } else if (std::holds_alternative<protocol::EpochInputs>(message)) {
+    staged_.inputs.insert(staged_.inputs.end(), body.begin(), body.end());
+  } else if (std::holds_alternative<protocol::EpochDigest>(message)) {
+    staged_.digest.insert(staged_.digest.end(), body.begin(), body.end());
   } else if (std::holds_alternative<protocol::EpochClose>(message)) {
     staged_.state = std::move(body);
   }
+}
+
+// On the applier's thread.
+void ReplicationSession::set_diverged(DivergedEpoch diverged) {
+  const event::Diverged event{diverged.epoch, static_cast<std::uint32_t>(diverged.pages.size()), diverged.all_pages};
+  {
+    const std::lock_guard lock(mutex_);
+    diverged_ = std::move(diverged);
+  }
+  post(event);
 }
 
 // This backup cannot go on, whatever the primary does.
@@ -235,8 +254,11 @@ void ReplicationSession::carry_out(const event::Send& effect) {
 
 void ReplicationSession::carry_out(const event::ExamineHello& effect) {
   try {
-    if (effect.hello.strategy != protocol::Strategy::kCopy) throw Error("strategy lockstep is not supported");
     const vmm::MachineConfig config = vmm::decode_machine_config(effect.hello.machine_config);
+    const bool lockstep = effect.hello.strategy == protocol::Strategy::kLockstep;
+    if (lockstep && config.profile != vmm::MachineProfile::kDeterministic) {
+      throw Error("only a deterministic machine can be executed in lockstep");
+    }
     const bool disks_agree =
         std::equal(config.disks.begin(), config.disks.end(), effect.hello.disk_bytes.begin(), effect.hello.disk_bytes.end(),
                    [](const vmm::DiskConfig& disk, std::uint64_t bytes) { return disk.size == bytes; });
@@ -250,6 +272,8 @@ void ReplicationSession::carry_out(const event::ExamineHello& effect) {
       throw Error(*mismatch);
     }
     image_ = std::make_unique<ReplicaImage>(config, backends_);
+    lockstep_.reset();
+    if (lockstep) lockstep_ = std::make_unique<LockstepReplica>(*image_, backends_, epoch_length_);
     spdlog::info("machine {}: {} MiB, {} vCPU(s), {} disk(s), {} NIC(s)", to_string(effect.hello.vm),
                  config.memory_bytes >> 20, config.vcpus, config.disks.size(), config.nics.size());
     vm_ = effect.hello.vm;
@@ -263,7 +287,8 @@ void ReplicationSession::carry_out(const event::BeginSync&) {
   spdlog::info("full sync begins");
   sync_begun_ = true;
   applier_ = std::make_unique<Applier>(
-      *image_, [this](event::Event event) { post(std::move(event)); },
+      *image_, lockstep_.get(), [this](event::Event event) { post(std::move(event)); },
+      [this](DivergedEpoch diverged) { set_diverged(std::move(diverged)); },
       [this](std::string failure) {
         const std::lock_guard lock(mutex_);
         disk_failure_ = std::move(failure);
@@ -286,10 +311,18 @@ void ReplicationSession::carry_out(const event::MakeDurable& effect) { applier_-
 
 void ReplicationSession::carry_out(const event::MakeSyncDurable& effect) { applier_->make_durable(effect.mark); }
 
-void ReplicationSession::carry_out(const event::ReportDivergence&) { POLLUX_ASSERT(!"nothing is executed here"); }
+void ReplicationSession::carry_out(const event::ReportDivergence& effect) {
+  std::vector<protocol::PageNumber> pages;
+  {
+    const std::lock_guard lock(mutex_);
+    POLLUX_ASSERT(diverged_.epoch == effect.message.epoch);
+    pages = std::move(diverged_.pages);
+  }
+  link_->send(effect.message, protocol::encode_page_numbers(pages));
+}
 
 void ReplicationSession::carry_out(const event::DiscardPartial& effect) {
-  spdlog::info("epoch {} never came whole: discarded", effect.epoch.value);
+  if (!replica_.diverged()) spdlog::info("epoch {} never came whole: discarded", effect.epoch.value);
   staged_ = {};
 }
 
@@ -299,7 +332,7 @@ void ReplicationSession::carry_out(const event::Disconnect& effect) {
 
 // Nobody is heard while claiming, so there is nothing else to do meanwhile.
 void ReplicationSession::carry_out(const event::ClaimTerm& effect) {
-  if (detected_ == TimePoint{}) detected_ = now();
+  if (detected_ == TimePoint{}) detected_ = now();  // a handover
   publish_status();  // the arbiter may take its time
   // The primary stands still and can lead on: a disk that fails here must do so before the term is taken.
   handed_over_ = replica_.handed_over();

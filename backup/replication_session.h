@@ -46,6 +46,12 @@ struct SessionOutcome {
   protocol::TimePoint detected = {};        // when the primary was declared lost
 };
 
+// How a replica behaves in lockstep.
+struct LockstepSettings {
+  protocol::OnDivergence on_divergence = protocol::OnDivergence::kHeal;
+  vmm::EpochLength epoch_length;  // of its machine, once it is promoted
+};
+
 class ReplicationSession {
  public:
   // Throws Error when this host could not run the machine from that state.
@@ -54,7 +60,7 @@ class ReplicationSession {
   // Receiving stops while more than `staging_bytes` of whole records wait to be applied; one record may hold at
   // most as many. `rehearsal` is tried with the state at the end of the full sync, before that is acknowledged.
   ReplicationSession(std::unique_ptr<protocol::Link> link, vmm::Backends& backends, protocol::Timing timing,
-                     std::uint64_t staging_bytes, Rehearsal rehearsal, protocol::Claim claim);
+                     std::uint64_t staging_bytes, Rehearsal rehearsal, protocol::Claim claim, LockstepSettings lockstep = {});
   ~ReplicationSession();
 
   SessionOutcome run();
@@ -65,12 +71,15 @@ class ReplicationSession {
 
   // After run() said promote: every whole record is applied.
   [[nodiscard]] ReplicaImage& image() { return *image_; }
+  // In lockstep, after the same: the machine, which has the image's memory. Null: copy.
+  [[nodiscard]] std::unique_ptr<ExecutingMachine> take_machine() { return lockstep_ ? lockstep_->give_up() : nullptr; }
 
  private:
   void wait_for_work();
   protocol::TimePoint last_heard();
   void receive_some();
   void receive_one(protocol::Received received);
+  void set_diverged(DivergedEpoch diverged);
   void take_body(const protocol::Message& message, Bytes body);
   void step(const protocol::backup::Event& event);
   void publish_status();
@@ -98,7 +107,9 @@ class ReplicationSession {
   const Rehearsal rehearsal_;
   const protocol::Claim claim_;
   protocol::BackupReplica replica_;
+  const vmm::EpochLength epoch_length_;
   std::unique_ptr<ReplicaImage> image_;
+  std::unique_ptr<LockstepReplica> lockstep_;  // null: copy
   std::unique_ptr<Applier> applier_;
   EpochRecord staged_;
   std::optional<SessionOutcome> outcome_;
@@ -119,6 +130,7 @@ class ReplicationSession {
   std::condition_variable changed_;
   std::deque<protocol::backup::Event> events_;
   std::string disk_failure_;
+  DivergedEpoch diverged_;  // the last; its event is posted
   bool activity_ = false;
   bool stop_requested_ = false;
 };

@@ -14,6 +14,7 @@
 #include "cli/commands.h"
 #include "cli/exit_code.h"
 #include "cli/host_options.h"
+#include "cli/machine_options.h"
 #include "cli/protection_options.h"
 #include "cli/replica_life.h"
 #include "cli/signals.h"
@@ -36,6 +37,8 @@ struct BackupCommand {
   std::string staging = "4G";
   std::string primary_staging = "256M";
   std::string timeline;
+  std::string on_divergence = "heal";
+  std::uint64_t epoch_length = 0;  // 0: not given
   LifeOptions life;
 };
 
@@ -56,6 +59,11 @@ backup::BackupOptions to_options(const BackupCommand& command, const protocol::C
   options.heartbeat_interval = std::chrono::milliseconds(command.heartbeat_ms);
   options.staging_bytes = parse_size("--staging", command.staging);
   options.claim = claim;
+  if (command.on_divergence != "heal" && command.on_divergence != "halt") {
+    throw UsageError("--on-divergence " + command.on_divergence + ": expected heal or halt");
+  }
+  if (command.on_divergence == "halt") options.lockstep.on_divergence = protocol::OnDivergence::kHalt;
+  options.lockstep.epoch_length = epoch_length_of(command.epoch_length);
   return options;
 }
 
@@ -68,6 +76,7 @@ primary::PrimaryOptions to_primary_options(const BackupCommand& command, const p
   options.staging_bytes = parse_size("--primary-staging", command.primary_staging);
   if (options.staging_bytes < kSmallestBuffer) throw UsageError("--primary-staging: expected at least 4M");
   command.protection.apply_to(options);
+  options.lockstep.epoch_length = epoch_length_of(command.epoch_length);
   options.join_keys = to_options(command, claim).primary_keys;
   return options;
 }
@@ -117,6 +126,11 @@ void add_backup(CLI::App& app, int& exit_code) {
   command->add_option("--staging", options->staging, "memory for records that are not yet applied; more than the guest's RAM")->capture_default_str();
   command->add_option("--primary-staging", options->primary_staging, "once promoted: memory for page copies on their way to a backup; taken when one joins")
       ->capture_default_str();
+  command->add_option("--on-divergence", options->on_divergence, "lockstep, when an epoch did not end as the primary's: heal: "
+                                                                 "take the primary's state and go on; halt: end")
+      ->capture_default_str();
+  command->add_option("--epoch-length", options->epoch_length, "of a deterministic machine, once promoted (100000)")
+      ->type_name("N");
   command->add_option("--timeline", options->timeline, "write the failover's timeline to this JSON file")->type_name("FILE");
   options->life.add_to(*command);
   options->protection.add_to(*command);

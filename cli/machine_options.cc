@@ -33,6 +33,14 @@ auto naming_options(Boot boot) {
 
 }  // namespace
 
+vmm::EpochLength epoch_length_of(std::uint64_t sites) {
+  if (sites == 0) return {};
+  if (sites < kMinEpochLength || sites > kMaxEpochLength) {
+    throw UsageError("--epoch-length " + std::to_string(sites) + ": expected 1000 to 1000000");
+  }
+  return {sites};
+}
+
 void MachineOptions::add_to(CLI::App& app) {
   app.add_option("--profile", profile_, "standard: a PC, for any guest; deterministic: for guests made with vmm/guest")
       ->capture_default_str();
@@ -116,14 +124,12 @@ void MachineOptions::check_profile() const {
   }
   if (vcpus_ != 1) throw UsageError("--cpus " + std::to_string(vcpus_) + ": a deterministic machine has one");
   if (!initrd_.empty()) throw UsageError("--initrd: guests of a deterministic machine take none");
-  if (epoch_length_ != 0 && (epoch_length_ < kMinEpochLength || epoch_length_ > kMaxEpochLength)) {
-    throw UsageError("--epoch-length " + std::to_string(epoch_length_) + ": expected 1000 to 1000000");
-  }
+  (void)epoch_length();
 }
 
 vmm::MachineOptions MachineOptions::machine_options() const {
   vmm::MachineOptions options;
-  if (epoch_length_ != 0) options.epoch_length = {epoch_length_};
+  options.epoch_length = epoch_length();
   if (dirty_log_ == "auto") return options;
   if (dirty_log_ != "ring" && dirty_log_ != "bitmap") {
     throw UsageError("--dirty-log " + dirty_log_ + ": expected ring, bitmap or auto");

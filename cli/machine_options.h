@@ -9,6 +9,9 @@
 
 namespace pollux::cli {
 
+// --epoch-length; 0: not given. Throws UsageError.
+[[nodiscard]] vmm::EpochLength epoch_length_of(std::uint64_t sites);
+
 class MachineOptions {
  public:
   void add_to(CLI::App& app);
@@ -17,6 +20,7 @@ class MachineOptions {
   // Throws UsageError naming the option.
   [[nodiscard]] std::unique_ptr<vmm::Machine> boot(vmm::Backends& backends, vmm::InputGate& input,
                                                    vmm::OutputGate& output) const;
+  [[nodiscard]] bool deterministic() const { return profile() == vmm::MachineProfile::kDeterministic; }
   // The same for a machine known to be deterministic, see check_deterministic().
   [[nodiscard]] std::unique_ptr<vmm::DeterministicMachine> boot_deterministic(vmm::Backends& backends,
                                                                               vmm::InputGate& input,
@@ -27,7 +31,7 @@ class MachineOptions {
 
   [[nodiscard]] vmm::BootSource boot_source() const { return {kernel_, initrd_, command_line_}; }
   [[nodiscard]] vmm::DeterministicOptions deterministic_options() const;
-  [[nodiscard]] vmm::EpochLength epoch_length() const { return machine_options().epoch_length; }
+  [[nodiscard]] vmm::EpochLength epoch_length() const { return epoch_length_of(epoch_length_); }
 
  private:
   [[nodiscard]] vmm::MachineConfig config(vmm::Backends& backends) const;

@@ -35,6 +35,7 @@ struct PrimaryCommand {
   std::uint64_t connect_timeout_ms = 10'000;
   std::string staging = "256M";
   std::string backup_staging = "4G";
+  std::string strategy = "copy";
   LifeOptions life;
 };
 
@@ -61,6 +62,13 @@ primary::PrimaryOptions to_options(const PrimaryCommand& command) {
   options.staging_bytes = parse_size("--staging", command.staging);
   if (options.staging_bytes < kSmallestBuffer) throw UsageError("--staging: expected at least 4M");
   command.protection.apply_to(options);
+  if (command.strategy == "lockstep") {
+    if (!command.machine.deterministic()) throw UsageError("--strategy lockstep: only with --profile deterministic");
+    options.strategy = protocol::Strategy::kLockstep;
+  } else if (command.strategy != "copy") {
+    throw UsageError("--strategy " + command.strategy + ": expected copy or lockstep");
+  }
+  options.lockstep.epoch_length = command.machine.epoch_length();
   return options;
 }
 
@@ -136,6 +144,9 @@ void add_primary(CLI::App& app, int& exit_code) {
   command->add_option("--peer-key", options->peer_keys, "the backups' public keys, in the order of --backup, or one for all")
       ->required()
       ->type_name("FILE");
+  command->add_option("--strategy", options->strategy, "copy: the backup is sent what changes; lockstep: it executes the same "
+                                                       "instructions (--profile deterministic)")
+      ->capture_default_str();
   command->add_option("--timeout-ms", options->timeout_ms, "a backup that is silent for so long is dropped")
       ->capture_default_str();
   command->add_option("--heartbeat-ms", options->heartbeat_ms, "interval of heartbeats")->capture_default_str();

@@ -20,6 +20,8 @@ class ProtectionOptions {
 
  private:
   std::uint64_t epoch_ms_ = 20;
+  std::string commit_ = "on-output";
+  std::uint64_t max_lag_ = primary::LockstepOptions{}.max_lag;
   std::string held_ = "64M";
   std::string statistics_;
 };

@@ -89,6 +89,7 @@ ReplicaLife::Ended ReplicaLife::run_promoted(backup::Promotion promotion, const 
   std::optional<backup::FailoverReport> report;
   primary::PrimaryOptions options = plan_.as_primary;
   options.listener = promotion.listener;
+  options.strategy = promotion.lockstep() ? protocol::Strategy::kLockstep : options.strategy;
   options.succession = primary::Succession{promotion.vm, promotion.term, promotion.timeline.epoch};
   options.on_turn = [&](const vmm::Machine& machine) { report->look(promotion.timeline, machine); };
   const Ended ended = run_primary(

@@ -39,12 +39,14 @@ void EngineMailbox::dropped(BackupId backup) {
   answers_.erase(backup);
   marks_.erase(backup);
   std::erase_if(sync_requests_, [&](const SyncTarget& target) { return target.backup == backup; });
+  heals_.erase(backup);
   changed_.notify_all();
 }
 
 void EngineMailbox::unprotected() {
   const std::lock_guard lock(mutex_);
   unprotected_ = true;
+  ++urgent_;
   changed_.notify_all();
 }
 
@@ -70,6 +72,7 @@ void EngineMailbox::set_undecided(bool undecided) {
 void EngineMailbox::set_held(bool held) {
   const std::lock_guard lock(mutex_);
   held_ = held;
+  ++urgent_;
   changed_.notify_all();
 }
 
@@ -78,6 +81,7 @@ bool EngineMailbox::request_handover(BackupId to) {
   if (handover_ || closed_) return false;
   handover_ = to;
   outcome_.reset();
+  ++urgent_;
   changed_.notify_all();
   return true;
 }
@@ -85,12 +89,14 @@ bool EngineMailbox::request_handover(BackupId to) {
 void EngineMailbox::stop() {
   const std::lock_guard lock(mutex_);
   stopping_ = true;
+  ++urgent_;
   changed_.notify_all();
 }
 
 void EngineMailbox::fail() {
   const std::lock_guard lock(mutex_);
   stopping_ = failed_ = true;
+  ++urgent_;
   changed_.notify_all();
 }
 
@@ -168,6 +174,62 @@ bool EngineMailbox::wait_for_commit(EpochId epoch, std::chrono::nanoseconds time
   std::unique_lock lock(mutex_);
   changed_.wait_for(lock, timeout, [&] { return unprotected_ || failed_ || committed_ >= epoch; });
   return committed_ >= epoch;
+}
+
+void EngineMailbox::executed(EpochId epoch) {
+  const std::lock_guard lock(mutex_);
+  executed_ = epoch;
+  changed_.notify_all();
+}
+
+void EngineMailbox::heal(HealRequest request) {
+  const std::lock_guard lock(mutex_);
+  heals_.insert_or_assign(request.backup, std::move(request));
+  ++urgent_;
+  changed_.notify_all();
+}
+
+bool EngineMailbox::has_progressed(EpochId committed, EpochId executed) const {
+  const std::lock_guard lock(mutex_);
+  return committed_ >= committed && executed_ >= executed;
+}
+
+bool EngineMailbox::wait_for_progress(EpochId committed, EpochId executed, std::chrono::nanoseconds timeout) {
+  std::unique_lock lock(mutex_);
+  const auto reached = [&] { return committed_ >= committed && executed_ >= executed; };
+  changed_.wait_for(lock, timeout, [&] {
+    return reached() || unprotected_ || stopping_ || handover_ || held_ || !heals_.empty();
+  });
+  return reached();
+}
+
+EpochId EngineMailbox::executed() const {
+  const std::lock_guard lock(mutex_);
+  return executed_;
+}
+
+bool EngineMailbox::has_heals() const {
+  const std::lock_guard lock(mutex_);
+  return !heals_.empty();
+}
+
+std::vector<HealRequest> EngineMailbox::take_heals() {
+  const std::lock_guard lock(mutex_);
+  std::vector<HealRequest> requests;
+  for (auto& [backup, request] : heals_) requests.push_back(std::move(request));
+  heals_.clear();
+  return requests;
+}
+
+std::uint64_t EngineMailbox::urgent() const {
+  const std::lock_guard lock(mutex_);
+  return urgent_;
+}
+
+std::uint64_t EngineMailbox::wait_for_urgent(std::uint64_t seen, std::chrono::nanoseconds timeout) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, timeout, [&] { return urgent_ > seen; });
+  return urgent_;
 }
 
 void EngineMailbox::wait_for_news(std::chrono::nanoseconds timeout) {

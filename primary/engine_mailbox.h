@@ -36,6 +36,14 @@ struct HandoverOutcome {
   std::chrono::nanoseconds stood_still{};  // the guest, here, until this was known
 };
 
+// Lockstep: a backup whose epoch ended otherwise than here.
+struct HealRequest {
+  protocol::BackupId backup;
+  protocol::EpochId epoch;
+  std::vector<protocol::PageNumber> pages;  // it names; beside those that changed here since
+  bool all_pages = false;
+};
+
 // Thread safe.
 class EngineMailbox {
  public:
@@ -44,6 +52,8 @@ class EngineMailbox {
   void digests(DigestAnswer answer);
   void reached(protocol::BackupId backup, protocol::SyncMark mark);
   void committed(protocol::EpochId epoch);
+  void executed(protocol::EpochId epoch);  // lockstep: by all who are required
+  void heal(HealRequest request);
   void dropped(protocol::BackupId backup);
   void unprotected();
   void replicating();  // unprotected no more
@@ -77,6 +87,18 @@ class EngineMailbox {
   bool wait_for_mark(protocol::BackupId backup, protocol::SyncMark mark);
   // Waits until `epoch` is committed, protection is lost, the host failed, or the timeout. True when committed.
   bool wait_for_commit(protocol::EpochId epoch, std::chrono::nanoseconds timeout);
+  // Lockstep: waits until the backups are so far, or something is to be done that makes this wait moot (an order, a heal,
+  // the loss of protection), at most so long. True when they are.
+  bool wait_for_progress(protocol::EpochId committed, protocol::EpochId executed, std::chrono::nanoseconds timeout);
+  [[nodiscard]] bool has_progressed(protocol::EpochId committed, protocol::EpochId executed) const;
+  [[nodiscard]] protocol::EpochId executed() const;
+  [[nodiscard]] bool has_heals() const;
+  // Those that were asked for and not taken yet.
+  std::vector<HealRequest> take_heals();
+  // How many of the changes came so far that a guest in the midst of an epoch is not to be kept waiting for.
+  [[nodiscard]] std::uint64_t urgent() const;
+  // Waits until there are more than `seen`, at most so long; how many there are.
+  std::uint64_t wait_for_urgent(std::uint64_t seen, std::chrono::nanoseconds timeout);
   // Waits for a change of anything above, at most so long.
   void wait_for_news(std::chrono::nanoseconds timeout);
 
@@ -100,6 +122,9 @@ class EngineMailbox {
   std::map<protocol::BackupId, protocol::SyncMark> marks_;  // the last of each
   std::set<protocol::BackupId> dropped_;  // without those dropped before the last sync began
   protocol::EpochId committed_{};
+  protocol::EpochId executed_{};
+  std::map<protocol::BackupId, HealRequest> heals_;
+  std::uint64_t urgent_ = 0;
   std::optional<protocol::BackupId> handover_;  // requested and not over
   std::optional<HandoverOutcome> outcome_;      // of the last one
   std::optional<std::chrono::steady_clock::time_point> handover_since_;

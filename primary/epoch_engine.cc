@@ -65,16 +65,23 @@ void EpochEngine::sync(std::vector<SyncTarget> backups) {
   pool_.touch();
   statistics_.set_protection("syncing");
   FullSync full_sync(machine_, backends_, gate_, pool_, mailbox_, statistics_, backups, closed_,
+                     options_.deterministic ? FullSync::Afterwards::kStandStill : FullSync::Afterwards::kRun,
                      [this](BackupId backup) {
                        replica_.post_and_wait(protocol::primary::SyncFinished{backup, closed_});
                      });
   protected_ = full_sync.run();
   if (protected_) backups_ = std::move(backups);
+  if (protected_ && options_.deterministic != nullptr) {
+    mailbox_.executed(closed_);
+    machine_.stop_dirty_tracking();
+    recorder_ = std::make_unique<LockstepRecorder>(*options_.deterministic, mailbox_, closed_);
+  }
   statistics_.set_protection(protected_ ? "protected" : "unprotected");
 }
 
 // One epoch, or the loss of protection.
 std::optional<MachineExit> EpochEngine::run_protected() {
+  if (in_lockstep()) return run_lockstep();
   if (auto exit = wait(options_.epoch_length)) return exit;
   // Too much is under way: the epoch grows until the oldest is committed.
   while (closed_.value >= mailbox_.committed().value + kMaxEpochsInFlight && !mailbox_.is_unprotected()) {
@@ -99,7 +106,7 @@ void EpochEngine::pause() {
 
 void EpochEngine::let_run() {
   const bool held = mailbox_.is_held();
-  if (!held) machine_.resume();
+  if (!held && !in_lockstep()) machine_.resume();
   mailbox_.set_standing(held);
 }
 
@@ -250,6 +257,8 @@ void EpochEngine::committed(EpochId epoch, bool durable_first) {
 }
 
 void EpochEngine::lose_protection() {
+  send_batch();  // the state machine goes on counting epochs
+  recorder_.reset();
   // The guest stands still meanwhile: one that goes on emitting would never let the gate come to an end.
   pause();
   machine_.stop_dirty_tracking();
@@ -262,8 +271,10 @@ void EpochEngine::lose_protection() {
 
 // The guest ended: its last outputs are committed like any other before they leave.
 void EpochEngine::finish() {
+  if (in_lockstep() && recorder_->under_way() && end_lockstep_epoch()) return;  // stuck, what it emitted since is nothing
   if (protected_) {
-    close_epoch();
+    if (!in_lockstep()) close_epoch();
+    send_batch();
     while (!mailbox_.wait_for_commit(closed_, kPollInterval) && !mailbox_.is_unprotected() && !mailbox_.failed()) {
       if (mailbox_.stopping() && mailbox_.is_undecided()) {
         given_up_ = true;
@@ -271,6 +282,7 @@ void EpochEngine::finish() {
       }
     }
   }
+  recorder_.reset();
   pause();
   if (mailbox_.failed() || given_up_) return;  // what is held goes nowhere
   gate_.pass();

@@ -7,6 +7,9 @@
 // An operator may hold the guest: it stands still at the end of an epoch, no epoch is cut, and everything else goes on.
 // A handover ends the engine with the guest standing still for good.
 //
+// In lockstep (lockstep_epochs.cc) the machine is not paused and resumed, but run from one epoch's end to the next on this
+// thread, and what an epoch took from outside is its record.
+//
 // Protection may come and go: a full sync for whom the mailbox names makes the machine protected, epochs go to these
 // backups only, and when none is left everything held is let out; until the next full sync. Epoch numbers go on.
 #pragma once
@@ -21,6 +24,8 @@
 #include "primary/engine_mailbox.h"
 #include "primary/full_sync.h"
 #include "primary/holding_gate.h"
+#include "primary/lockstep_options.h"
+#include "primary/lockstep_recorder.h"
 #include "primary/page_pool.h"
 #include "primary/statistics.h"
 #include "protocol/primary_replica.h"
@@ -35,6 +40,10 @@ class EpochEngine {
  public:
   struct Options {
     std::chrono::milliseconds epoch_length{20};
+    // Lockstep: the machine, which is a deterministic one, and how; null: copy.
+    vmm::DeterministicMachine* deterministic = nullptr;
+    LockstepOptions lockstep;
+    std::uint64_t remembered_limit = 0;  // bytes kept to heal with; beyond them the guest waits
     protocol::EpochId closed;  // where the epochs go on from
     // Called on run()'s thread several times a second, the machine running; may be empty.
     std::function<void(const vmm::Machine&)> on_turn;
@@ -88,6 +97,18 @@ class EpochEngine {
   void finish();
   void lose_protection();
 
+  // Lockstep.
+  [[nodiscard]] bool in_lockstep() const { return recorder_ != nullptr; }
+  std::optional<vmm::MachineExit> run_lockstep();
+  std::optional<vmm::MachineExit> wait_between_epochs();
+  [[nodiscard]] bool backups_are_far_enough();
+  std::optional<vmm::MachineExit> end_lockstep_epoch();
+  void close_lockstep_epoch();
+  [[nodiscard]] bool may_stay_here(const HeldEpoch& held) const;
+  void send_batch();
+  std::vector<Parcel> input_parcels(const LockstepRecorder::Record& record, bool flushed);
+  void ship_heal(const HealRequest& request, const std::shared_ptr<const Bytes>& state);
+
   vmm::Machine& machine_;
   vmm::Backends& backends_;
   HoldingGate& gate_;
@@ -100,6 +121,15 @@ class EpochEngine {
   bool protected_ = false;  // the gate holds, epochs are cut
   bool handed_over_ = false;
   bool given_up_ = false;
+  std::unique_ptr<LockstepRecorder> recorder_;  // while protected in lockstep
+  // Records of closed epochs for which nobody waits yet: waking the threads that carry them costs as much as a short epoch
+  // takes. None is older than kLongestUnsent.
+  struct Batch {
+    std::vector<protocol::primary::Event> closed;
+    std::vector<Parcel> parcels;
+    Clock::time_point since;
+  };
+  Batch batch_;
   std::vector<SyncTarget> backups_;  // while protected: who gets the epochs' records
   protocol::EpochId closed_;
   // What has been shipped of the epoch that is being closed.
@@ -109,7 +139,7 @@ class EpochEngine {
   bool open_shipped_ = false;
 
   std::mutex in_flight_mutex_;
-  std::deque<ClosedEpoch> in_flight_;  // closed, not committed; at most kMaxEpochsInFlight
+  std::deque<ClosedEpoch> in_flight_;  // closed, not committed; at most kMaxEpochsInFlight, in lockstep max_lag
 };
 
 }  // namespace pollux::primary

@@ -27,7 +27,7 @@ class UnreadableImage : public Error {
 
 FullSync::FullSync(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
                    EngineMailbox& mailbox, Statistics& statistics, std::vector<SyncTarget> targets,
-                   protocol::EpochId end, std::function<void(BackupId)> before_end)
+                   protocol::EpochId end, Afterwards afterwards, std::function<void(BackupId)> before_end)
     : machine_(machine),
       backends_(backends),
       gate_(gate),
@@ -36,6 +36,7 @@ FullSync::FullSync(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& 
       statistics_(statistics),
       end_(end),
       stands_still_(machine.paused()),
+      afterwards_(afterwards),
       before_end_(std::move(before_end)) {
   for (SyncTarget& target : targets) targets_.push_back({std::move(target), {}, 0});
 }
@@ -229,8 +230,10 @@ void FullSync::send_block_run(Target& target, std::span<const BlockRef> run) {
   target.to.shipper->push({std::move(message), body.empty() ? std::vector<ByteView>{} : std::vector{body}, data});
 }
 
-// The machine is paused; it runs again when this returns.
+// The machine is paused.
 void FullSync::final_pause(std::vector<Gfn> dirty) {
+  // First: a deterministic machine performs what is under way at its disks, and counts it as done.
+  const auto state = std::make_shared<const Bytes>(machine_.save());
   gate_.hold();
   const std::vector<BlockRef> written = written_blocks_.take();
   gate_.track_writes(nullptr);
@@ -243,8 +246,7 @@ void FullSync::final_pause(std::vector<Gfn> dirty) {
   }
   // Whole, whatever happens meanwhile: what SyncEnd speaks for must not lack a page.
   (void)send_pages(dirty, Sending::kWhole);
-  const auto state = std::make_shared<const Bytes>(machine_.save());
-  resume();
+  if (afterwards_ == Afterwards::kRun) resume();
   for (const Target& target : targets_) {
     const protocol::SyncEnd end{end_, pages_, zero_pages_, target.disk_extents,
                                 static_cast<std::uint32_t>(state->size())};

@@ -28,16 +28,19 @@ class FullSync {
   static constexpr std::size_t kFinalBlocks = 64;
   static constexpr unsigned kMaxRounds = 10;
 
+  // What the machine does when it is protected.
+  enum class Afterwards { kRun, kStandStill };
+
   // `end` is the last closed epoch. `before_end` is called for each target, before its SyncEnd is queued: when it
   // returns the state machine must have been told, since with SyncEnd the backup can take over.
   FullSync(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
            EngineMailbox& mailbox, Statistics& statistics, std::vector<SyncTarget> targets,
-           protocol::EpochId end, std::function<void(protocol::BackupId)> before_end);
+           protocol::EpochId end, Afterwards afterwards, std::function<void(protocol::BackupId)> before_end);
   ~FullSync();  // also when run() threw: the gate tracks writes no more
   FullSync(const FullSync&) = delete;
   FullSync& operator=(const FullSync&) = delete;
 
-  // The machine runs before and after, or stands still if it did before. False: given up, because the engine is to stop, every target was dropped, or
+  // The machine runs before and after, or stands still if it did before (or, protected, is to do so afterwards). False: given up, because the engine is to stop, every target was dropped, or
   // an image cannot be read (then the targets are told and closed); the gate passes then.
   bool run();
 
@@ -72,6 +75,7 @@ class FullSync {
   Statistics& statistics_;
   const protocol::EpochId end_;
   const bool stands_still_;  // an operator holds it
+  const Afterwards afterwards_;
   std::function<void(protocol::BackupId)> before_end_;
   std::vector<Target> targets_;
   BlockTracker written_blocks_;

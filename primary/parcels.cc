@@ -19,7 +19,9 @@ protocol::DiskOperationKind wire_kind(DiskOperationKind kind) {
 // Fills messages with operations; a new one begins when the next piece would not fit.
 class DiskParcels {
  public:
-  explicit DiskParcels(std::shared_ptr<const HeldEpoch> held) : held_(std::move(held)) { begin(); }
+  DiskParcels(protocol::EpochId epoch, std::shared_ptr<const HeldEpoch> held) : epoch_(epoch), held_(std::move(held)) {
+    begin();
+  }
 
   void add(const HeldDiskOperation& operation) {
     if (operation.kind != DiskOperationKind::kWrite) {
@@ -50,7 +52,7 @@ class DiskParcels {
   }
 
   void begin() {
-    message_ = {held_->epoch, {}};
+    message_ = {epoch_, {}};
     body_.clear();
     bytes_ = 0;
   }
@@ -60,12 +62,23 @@ class DiskParcels {
     begin();
   }
 
+  const protocol::EpochId epoch_;
   std::shared_ptr<const HeldEpoch> held_;
   protocol::EpochDiskWrites message_;
   std::vector<ByteView> body_;
   std::uint64_t bytes_ = 0;
   std::vector<Parcel> parcels_;
 };
+
+template <class Piece>
+std::vector<Parcel> pieces(protocol::EpochId epoch, std::shared_ptr<const Bytes> bytes) {
+  std::vector<Parcel> parcels;
+  for (std::size_t at = 0; at < bytes->size(); at += protocol::kMaxBodyBytes) {
+    const ByteView body = ByteView(*bytes).subspan(at, std::min(protocol::kMaxBodyBytes, bytes->size() - at));
+    parcels.push_back({Piece{epoch, static_cast<std::uint32_t>(body.size())}, {body}, bytes});
+  }
+  return parcels;
+}
 
 }  // namespace
 
@@ -78,9 +91,22 @@ Parcel epoch_pages_parcel(protocol::EpochId epoch, std::shared_ptr<const PageBat
 }
 
 std::vector<Parcel> epoch_disk_parcels(std::shared_ptr<const HeldEpoch> held) {
-  DiskParcels parcels(held);
+  const protocol::EpochId epoch = held->epoch;
+  return epoch_disk_parcels(epoch, std::move(held));
+}
+
+std::vector<Parcel> epoch_disk_parcels(protocol::EpochId epoch, std::shared_ptr<const HeldEpoch> held) {
+  DiskParcels parcels(epoch, held);
   for (const HeldDiskOperation& operation : held->disk_operations) parcels.add(operation);
   return parcels.take();
+}
+
+std::vector<Parcel> epoch_inputs_parcels(protocol::EpochId epoch, std::shared_ptr<const Bytes> inputs) {
+  return pieces<protocol::EpochInputs>(epoch, std::move(inputs));
+}
+
+std::vector<Parcel> epoch_digest_parcels(protocol::EpochId epoch, std::shared_ptr<const Bytes> digest) {
+  return pieces<protocol::EpochDigest>(epoch, std::move(digest));
 }
 
 Parcel message_parcel(protocol::Message message) { return {std::move(message), {}, nullptr}; }

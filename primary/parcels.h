@@ -15,6 +15,12 @@ namespace pollux::primary {
 
 // The epoch's disk operations in order, split into messages within the protocol's bounds.
 [[nodiscard]] std::vector<Parcel> epoch_disk_parcels(std::shared_ptr<const HeldEpoch> held);
+// The same as part of a later epoch's record.
+[[nodiscard]] std::vector<Parcel> epoch_disk_parcels(protocol::EpochId epoch, std::shared_ptr<const HeldEpoch> held);
+
+// Lockstep: an epoch's encoded inputs or digest, in pieces.
+[[nodiscard]] std::vector<Parcel> epoch_inputs_parcels(protocol::EpochId epoch, std::shared_ptr<const Bytes> inputs);
+[[nodiscard]] std::vector<Parcel> epoch_digest_parcels(protocol::EpochId epoch, std::shared_ptr<const Bytes> digest);
 
 [[nodiscard]] Parcel message_parcel(protocol::Message message);
 [[nodiscard]] Parcel state_parcel(protocol::Message message, std::shared_ptr<const Bytes> state);

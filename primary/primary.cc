@@ -15,11 +15,16 @@
 #include "primary/join_listener.h"
 #include "primary/replica_driver.h"
 #include "primary/status_reporter.h"
+#include "vmm/deterministic/deterministic_machine.h"
 
 namespace pollux::primary {
 namespace {
 
 using namespace std::chrono_literals;
+
+// The digest of an epoch that wrote all of it is within the protocol's bound.
+constexpr std::uint64_t kMaxLockstepMemory = std::uint64_t{4} << 30;
+static_assert((kMaxLockstepMemory >> kPageShift) * (sizeof(vmm::PageDigest)) + 4096 <= protocol::kMaxDigestBytesPerEpoch);
 
 protocol::VmId random_vm_id() {
   protocol::VmId id;
@@ -27,11 +32,11 @@ protocol::VmId random_vm_id() {
   return id;
 }
 
-protocol::Hello make_hello(const vmm::MachineConfig& config) {
+protocol::Hello make_hello(const vmm::MachineConfig& config, protocol::Strategy strategy) {
   protocol::Hello hello;
   hello.vm = random_vm_id();
   hello.term = {1};
-  hello.strategy = protocol::Strategy::kCopy;
+  hello.strategy = strategy;
   hello.machine_config = encode(config);
   hello.config_digest = protocol::digest_config(hello.machine_config);
   for (const vmm::DiskConfig& disk : config.disks) hello.disk_bytes.push_back(disk.size);
@@ -332,10 +337,16 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
                       impl_->fail_stop("cannot write committed data to " + image);
                     }});
   const std::unique_ptr<vmm::Machine> machine = make_machine(gate);
+  vmm::DeterministicMachine* deterministic = nullptr;
+  if (options.strategy == protocol::Strategy::kLockstep) {
+    deterministic = dynamic_cast<vmm::DeterministicMachine*>(machine.get());
+    if (deterministic == nullptr) throw UsageError("strategy lockstep: the machine is not a deterministic one");
+    if (machine->memory().size() > kMaxLockstepMemory) throw UsageError("strategy lockstep: the machine has more than 4 GiB");
+  }
   std::vector<std::unique_ptr<protocol::Link>> links = impl_->connect(key);
 
   protocol::PrimaryConfig config;
-  config.hello = make_hello(machine->config());
+  config.hello = make_hello(machine->config(), options.strategy);
   config.backups = links.size();
   config.timing = {options.heartbeat_interval, options.silence_timeout};
   if (options.succession) {
@@ -362,7 +373,12 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
   EpochEngine engine(*machine, backends, gate, pool, impl_->mailbox, impl_->statistics,
                      {.post = [&](protocol::primary::Event event) { driver.post(std::move(event)); },
                       .post_and_wait = [&](protocol::primary::Event event) { driver.post_and_wait(std::move(event)); }},
-                     {options.epoch_length, closed, options.on_turn});
+                     {.epoch_length = options.epoch_length,
+                      .deterministic = deterministic,
+                      .lockstep = options.lockstep,
+                      .remembered_limit = options.staging_bytes,
+                      .closed = closed,
+                      .on_turn = options.on_turn});
   engine_pointer = &engine;
   impl_->set_driver(&driver);
 

@@ -20,6 +20,7 @@
 
 #include "base/error.h"
 #include "primary/engine_mailbox.h"
+#include "primary/lockstep_options.h"
 #include "primary/replica_driver.h"
 #include "primary/statistics.h"
 #include "protocol/claim.h"
@@ -48,7 +49,9 @@ struct PrimaryOptions {
   // Where backups may join while the machine runs unprotected; null: nowhere.
   std::shared_ptr<protocol::Listener> listener;
   std::optional<Succession> succession;  // nothing: a new machine, whose first term is claimed
-  std::chrono::milliseconds epoch_length{20};
+  protocol::Strategy strategy = protocol::Strategy::kCopy;
+  std::chrono::milliseconds epoch_length{20};  // copy
+  LockstepOptions lockstep;
   std::chrono::milliseconds heartbeat_interval{100};
   std::chrono::milliseconds silence_timeout{1000};
   std::chrono::milliseconds connect_timeout{10'000};

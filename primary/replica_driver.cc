@@ -1,6 +1,9 @@
 #include "primary/replica_driver.h"
 
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
+
+#include <algorithm>
 
 #include "base/error.h"
 #include "primary/parcels.h"
@@ -13,6 +16,17 @@ using protocol::TimePoint;
 
 namespace {
 TimePoint now() { return std::chrono::steady_clock::now(); }
+// Where they begin, of the first few.
+std::string addresses(const std::vector<protocol::PageNumber>& pages) {
+  constexpr std::size_t kMostNamed = 8;
+  if (pages.empty()) return "no page differs";
+  std::string text = pages.size() == 1 ? "page at" : std::to_string(pages.size()) + " pages at";
+  for (std::size_t i = 0; i < std::min(pages.size(), kMostNamed); ++i) {
+    text += fmt::format(" {:#x}", pages[i].value << kPageShift);
+  }
+  return pages.size() > kMostNamed ? text + " ..." : text;
+}
+
 }  // namespace
 
 ReplicaDriver::ReplicaDriver(protocol::PrimaryConfig config, std::vector<std::unique_ptr<protocol::Link>> links,
@@ -240,6 +254,15 @@ void ReplicaDriver::receive_from(BackupId backup) {
   while (auto received = link.receive(std::chrono::nanoseconds(0))) {
     // What this message answers was posted before it was sent: the state machine must have seen that first.
     step_posted_events();
+    if (std::holds_alternative<protocol::Divergence>(received->message)) {
+      try {
+        diverged_pages_ = protocol::decode_page_numbers(received->body);
+      } catch (const protocol::ProtocolError& error) {
+        link.close();
+        handle(replica_.step(event::LinkDown{backup, error.what()}, now()));
+        return;
+      }
+    }
     handle(replica_.receive(backup, received->message, now()));
     if (replica_.state(backup) != protocol::PrimaryReplica::BackupState::kSyncing) continue;
     if (const auto* digests = std::get_if<protocol::DiskDigests>(&received->message)) {
@@ -288,9 +311,19 @@ void ReplicaDriver::carry_out(const event::Committed& effect) {
   callbacks_.committed(effect.epoch, unprotected_);
 }
 
-void ReplicaDriver::carry_out(const event::ExecutedByAll&) { POLLUX_ASSERT(!"nobody executes"); }
-void ReplicaDriver::carry_out(const event::Heal&) { POLLUX_ASSERT(!"nobody executes"); }
-void ReplicaDriver::carry_out(const event::Healed&) { POLLUX_ASSERT(!"nobody executes"); }
+void ReplicaDriver::carry_out(const event::ExecutedByAll& effect) { mailbox_.executed(effect.epoch); }
+
+void ReplicaDriver::carry_out(const event::Heal& effect) {
+  statistics_.diverged();
+  const protocol::Divergence& divergence = effect.divergence;
+  const std::string pages = divergence.all_pages ? "all of memory" : addresses(diverged_pages_);
+  spdlog::warn("backup {}: diverged in epoch {}: {}", to_string(effect.backup), divergence.epoch.value, pages);
+  mailbox_.heal({effect.backup, divergence.epoch, std::exchange(diverged_pages_, {}), divergence.all_pages});
+}
+
+void ReplicaDriver::carry_out(const event::Healed& effect) {
+  spdlog::info("backup {}: healed at the end of epoch {}", to_string(effect.backup), effect.epoch.value);
+}
 
 void ReplicaDriver::carry_out(const event::DropBackup& effect) {
   spdlog::warn("backup {}: dropped: {}", to_string(effect.backup), effect.reason);

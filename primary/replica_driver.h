@@ -122,6 +122,7 @@ class ReplicaDriver {
   void carry_out(const protocol::primary::TakenBack& effect);
 
   const std::chrono::nanoseconds silence_timeout_;
+  std::vector<protocol::PageNumber> diverged_pages_;  // of the Divergence that is being handled
   const protocol::VmId vm_;
   protocol::PrimaryReplica replica_;
   EngineMailbox& mailbox_;

@@ -47,6 +47,16 @@ void Statistics::set_protection(std::string protection) {
   protection_ = std::move(protection);
 }
 
+void Statistics::lockstep_epoch(std::uint64_t lag) {
+  const std::lock_guard lock(mutex_);
+  lag_.record(lag);
+}
+
+void Statistics::diverged() {
+  const std::lock_guard lock(mutex_);
+  ++divergences_;
+}
+
 void Statistics::set_backups(std::size_t connected) {
   const std::lock_guard lock(mutex_);
   backups_ = connected;
@@ -70,6 +80,9 @@ Summary Statistics::summary() const {
           .dirty_pages = quantiles(dirty_pages_),
           .epoch_bytes = quantiles(bytes_sent_),
           .commit_latency_us = quantiles(commit_us_),
+          .lockstep = lag_.count() > 0,
+          .lag_epochs = quantiles(lag_),
+          .divergences = divergences_,
           .dirty_pages_total = dirty_pages_.sum(),
           .bytes_total = bytes_sent_.sum()};
 }
@@ -81,6 +94,11 @@ std::string Statistics::status_line() const {
     const double percent =
         sync_total_ == 0 ? 0 : 100.0 * static_cast<double>(sync_sent_) / static_cast<double>(sync_total_);
     return fmt::format("syncing: {} of {} MiB ({:.0f}%)", sync_sent_ >> 20, sync_total_ >> 20, std::min(percent, 100.0));
+  }
+  if (now.lockstep) {
+    return fmt::format("{} by {} in lockstep: epoch {} | lag {} p99 {} | {} KiB of log | commit {} us | {} divergence(s)",
+                       now.protection, now.backups, now.committed.value, now.lag_epochs.p50, now.lag_epochs.p99,
+                       now.bytes_total >> 10, now.commit_latency_us.p50, now.divergences);
   }
   return fmt::format("{} by {}: epoch {} | pause {} us p99 {} | {} dirty pages | commit {} us", now.protection,
                      now.backups, now.committed.value, now.pause_us.p50, now.pause_us.p99, now.dirty_pages.p50,
@@ -100,6 +118,11 @@ std::string Statistics::json() const {
   add(object, "dirty_pages", now.dirty_pages);
   add(object, "epoch_bytes", now.epoch_bytes);
   add(object, "commit_latency_us", now.commit_latency_us);
+  if (now.lockstep) {
+    add(object, "lag_epochs", now.lag_epochs);
+    object["divergences"] = now.divergences;
+    object["log_bytes_total"] = now.bytes_total;
+  }
   object["dirty_pages_total"] = now.dirty_pages_total;
   object["bytes_total"] = now.bytes_total;
   return boost::json::serialize(object) + "\n";

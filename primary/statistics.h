@@ -35,6 +35,9 @@ struct Summary {
   Quantiles dirty_pages;
   Quantiles epoch_bytes;
   Quantiles commit_latency_us;
+  bool lockstep = false;
+  Quantiles lag_epochs;           // lockstep: how many the slowest backup was behind in executing, at each epoch's end
+  std::uint64_t divergences = 0;  // that backups reported
   std::uint64_t dirty_pages_total = 0;
   std::uint64_t bytes_total = 0;
 };
@@ -48,6 +51,9 @@ class Statistics {
   // One of "syncing", "protected", "unprotected", "ended".
   void set_protection(std::string protection);
   void set_backups(std::size_t connected);
+  // Beside epoch_closed().
+  void lockstep_epoch(std::uint64_t lag);
+  void diverged();
   void sync_progress(std::uint64_t sent_bytes, std::uint64_t total_bytes);
 
   [[nodiscard]] Summary summary() const;
@@ -70,6 +76,8 @@ class Statistics {
   Histogram dirty_pages_;
   Histogram bytes_sent_;
   Histogram commit_us_;
+  Histogram lag_;
+  std::uint64_t divergences_ = 0;
 };
 
 }  // namespace pollux::primary

@@ -213,7 +213,7 @@ TEST_F(FullSyncTest, ADiskThatCannotBeReadCostsTheBackupNotTheGuest) {
   machine->resume();
   auto sync = std::make_unique<primary::FullSync>(
       *machine, *primary_disk_.backends, gate, pool, mailbox, statistics,
-      std::vector<primary::SyncTarget>{{{0}, shipper}}, protocol::EpochId{}, [](protocol::BackupId) {});
+      std::vector<primary::SyncTarget>{{{0}, shipper}}, protocol::EpochId{}, primary::FullSync::Afterwards::kRun, [](protocol::BackupId) {});
   primary_disk_.image->fail(DiskCall::kRead);
   const auto backup = listener.accept(10s);
   ASSERT_NE(backup, nullptr);

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "tests/guests/lockstep/kv_protocol.h"
+#include "tests/support/client_frames.h"
 #include "tests/support/deterministic_guest.h"
 #include "tests/support/test_machine.h"
 #include "vmm/guest/abi.h"
@@ -195,84 +196,6 @@ TEST_F(GuestRuntime, RefusesADiskThatIsTooSmall) {
 
 // --- Networks ---
 
-void put16(Bytes& frame, std::size_t at, std::uint16_t value) {
-  frame[at] = static_cast<std::byte>(value >> 8);
-  frame[at + 1] = static_cast<std::byte>(value);
-}
-std::uint16_t get16(ByteView frame, std::size_t at) {
-  return static_cast<std::uint16_t>(static_cast<unsigned>(frame[at]) << 8 |
-                                    static_cast<unsigned>(frame[at + 1]));
-}
-
-std::uint16_t internet_checksum(ByteView bytes, std::uint32_t sum = 0) {
-  for (std::size_t i = 0; i < bytes.size(); ++i)
-    sum += static_cast<std::uint32_t>(bytes[i]) << (i % 2 == 0 ? 8 : 0);
-  while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
-  return static_cast<std::uint16_t>(~sum);
-}
-
-constexpr std::array<std::uint8_t, 6> kGuestMac{0x52, 0x54, 0, 0, 0, 1}, kClientMac{2, 0, 0, 0, 0, 9};
-constexpr std::array<std::uint8_t, 4> kGuestIp{10, 0, 0, 2}, kClientIp{10, 0, 0, 9};
-constexpr std::size_t kIp = 14, kUdp = 34, kPayload = 42;
-
-Bytes ipv4_frame(std::uint8_t protocol, std::size_t payload) {
-  Bytes frame(kUdp + payload);
-  std::memcpy(frame.data(), kGuestMac.data(), 6);
-  std::memcpy(frame.data() + 6, kClientMac.data(), 6);
-  put16(frame, 12, 0x0800);
-  frame[kIp] = std::byte{0x45};
-  put16(frame, kIp + 2, static_cast<std::uint16_t>(20 + payload));
-  frame[kIp + 8] = std::byte{64};
-  frame[kIp + 9] = static_cast<std::byte>(protocol);
-  std::memcpy(frame.data() + kIp + 12, kClientIp.data(), 4);
-  std::memcpy(frame.data() + kIp + 16, kGuestIp.data(), 4);
-  put16(frame, kIp + 10, internet_checksum(ByteView(frame).subspan(kIp, 20)));
-  return frame;
-}
-
-std::uint16_t udp_checksum(ByteView frame) {
-  const auto bytes = static_cast<std::uint32_t>(frame.size() - kUdp);
-  std::uint32_t sum = 17 + bytes;
-  for (std::size_t at = kIp + 12; at < kUdp; at += 2) sum += get16(frame, at);
-  return internet_checksum(frame.subspan(kUdp), sum);
-}
-
-Bytes udp_frame(ByteView payload) {
-  Bytes frame = ipv4_frame(17, 8 + payload.size());
-  put16(frame, kUdp, 5'555);
-  put16(frame, kUdp + 2, guests::kKvPort);
-  put16(frame, kUdp + 4, static_cast<std::uint16_t>(8 + payload.size()));
-  std::memcpy(frame.data() + kPayload, payload.data(), payload.size());
-  put16(frame, kUdp + 6, udp_checksum(frame));
-  return frame;
-}
-
-Bytes arp_request() {
-  Bytes frame(42);
-  std::memset(frame.data(), 0xff, 6);
-  std::memcpy(frame.data() + 6, kClientMac.data(), 6);
-  constexpr std::uint8_t kKind[] = {8, 6, 0, 1, 8, 0, 6, 4, 0, 1};
-  std::memcpy(frame.data() + 12, kKind, sizeof kKind);
-  std::memcpy(frame.data() + 22, kClientMac.data(), 6);
-  std::memcpy(frame.data() + 28, kClientIp.data(), 4);
-  std::memcpy(frame.data() + 38, kGuestIp.data(), 4);
-  return frame;
-}
-
-guests::KvRequest request(guests::KvOperation operation, std::uint64_t client, std::uint64_t sequence,
-                          const std::string& key, const std::string& value = "") {
-  guests::KvRequest r{};
-  r.magic = guests::kKvMagic;
-  r.operation = operation;
-  r.key_bytes = static_cast<std::uint8_t>(key.size());
-  r.value_bytes = static_cast<std::uint16_t>(value.size());
-  r.client = client;
-  r.sequence = sequence;
-  std::memcpy(r.key, key.data(), key.size());
-  std::memcpy(r.value, value.data(), value.size());
-  return r;
-}
-
 class KvServer : public GuestRuntime {
  protected:
   static DeterministicGuestConfig server(unsigned requests) {
@@ -289,13 +212,16 @@ class KvServer : public GuestRuntime {
       // As many as a NIC keeps for a driver that is busy: more would be lost, and nobody sends them again here.
       constexpr std::size_t kUnanswered = 64;
       for (std::size_t i = 0; i < frames.size(); ++i) {
-        if (i >= kUnanswered && !eventually([&] { return guest.frames_sent().size() + kUnanswered > i; })) return;
+        if (i >= kUnanswered && !eventually([&] { return guest.frames_sent().size() + kUnanswered > i + 1; })) return;
         guest.send_frame(frames[i]);
       }
     });
     const Result result = run(guest, length);
     client.join();
     answers_ = guest.frames_sent();
+    EXPECT_EQ(get16(answers_.at(0), 12), 0x0806) << "it announces itself";
+    EXPECT_EQ(std::memcmp(answers_[0].data() + 28, answers_[0].data() + 38, 4), 0);
+    answers_.erase(answers_.begin());
     return result;
   }
 
@@ -322,7 +248,7 @@ TEST_F(KvServer, AnswersArpAndPings) {
   ping[kUdp] = std::byte{8};
   put16(ping, kUdp + 4, 77);
   put16(ping, kUdp + 2, internet_checksum(ByteView(ping).subspan(kUdp)));
-  const auto get = request(guests::KvOperation::kGet, 1, 1, "nothing");
+  const auto get = kv_request(guests::KvOperation::kGet, 1, 1, "nothing");
   const Result result = serve({arp_request(), ping, udp_frame(bytes_of(get))}, 1);
   expect_success(result);
   ASSERT_EQ(answers_.size(), 3u);
@@ -339,17 +265,17 @@ TEST_F(KvServer, CarriesOutEachRequestOnce) {
   using guests::KvOperation;
   std::vector<Bytes> frames;
   const auto add = [&](const guests::KvRequest& r) { frames.push_back(udp_frame(bytes_of(r))); };
-  add(request(KvOperation::kPut, 7, 1, "name", "pollux"));
-  add(request(KvOperation::kGet, 7, 2, "name"));
-  add(request(KvOperation::kIncrement, 7, 3, "count"));
-  add(request(KvOperation::kIncrement, 7, 3, "count"));  // sent twice
-  add(request(KvOperation::kIncrement, 8, 1, "count"));
-  add(request(KvOperation::kGet, 7, 2, "name"));  // late
-  add(request(KvOperation::kIncrement, 7, 4, "name"));
-  Bytes damaged = udp_frame(bytes_of(request(KvOperation::kPut, 7, 5, "name", "castor")));
+  add(kv_request(KvOperation::kPut, 7, 1, "name", "pollux"));
+  add(kv_request(KvOperation::kGet, 7, 2, "name"));
+  add(kv_request(KvOperation::kIncrement, 7, 3, "count"));
+  add(kv_request(KvOperation::kIncrement, 7, 3, "count"));  // sent twice
+  add(kv_request(KvOperation::kIncrement, 8, 1, "count"));
+  add(kv_request(KvOperation::kGet, 7, 2, "name"));  // late
+  add(kv_request(KvOperation::kIncrement, 7, 4, "name"));
+  Bytes damaged = udp_frame(bytes_of(kv_request(KvOperation::kPut, 7, 5, "name", "castor")));
   damaged[kPayload + 40] ^= std::byte{1};
   frames.push_back(damaged);
-  add(request(KvOperation::kGet, 7, 6, "name"));
+  add(kv_request(KvOperation::kGet, 7, 6, "name"));
   const Result result = serve(frames, 8);
   expect_success(result);
   ASSERT_EQ(answers_.size(), 8u);
@@ -367,14 +293,16 @@ TEST_F(KvServer, GoesThroughTheSameStatesAgain) {
   std::vector<Bytes> frames;
   for (unsigned i = 1; i <= 400; ++i) {
     frames.push_back(
-        udp_frame(bytes_of(request(guests::KvOperation::kIncrement, 1, i, "key" + std::to_string(i % 37)))));
+        udp_frame(bytes_of(kv_request(guests::KvOperation::kIncrement, 1, i, "key" + std::to_string(i % 37)))));
   }
   const Result first = serve(frames, 400, {997});
   expect_success(first);
   EXPECT_EQ(answers_.size(), 400u);
   DeterministicGuest second(server(400));
   EXPECT_EQ(second.replay(first), "");
-  EXPECT_EQ(answers_, second.frames_sent());
+  std::vector<Bytes> again = second.frames_sent();
+  again.erase(again.begin());
+  EXPECT_EQ(answers_, again);
 }
 
 }  // namespace

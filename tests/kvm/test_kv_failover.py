@@ -48,7 +48,7 @@ class KvFailover(Processes):
         self.primary = self.start("primary", "primary", "--backup", f"127.0.0.1:{port}", "--key", a,
                                   "--peer-key", b + ".pub", "--profile", "deterministic", "--kernel", KV_SERVER,
                                   "--cmdline", f"ip={SERVER}", "--memory", "16M", "--net", f"tap={TAPS[0]},mac={MAC}",
-                                  "--epoch-ms", "5", "--staging", "16M", *words, *shared)
+                                  *words, *shared)
         self.wait_for("primary", "can take over")
 
     def end_pair(self):
@@ -61,6 +61,10 @@ class KvFailover(Processes):
         workloads = [Workload(SERVER, f"client{i}") for i in range(CLIENTS)]
         for workload in workloads:
             workload.start()
+        deadline = time.monotonic() + 30
+        while any(workload.acknowledged == 0 for workload in workloads):
+            self.assertLess(time.monotonic(), deadline, "no answers before the kill")
+            time.sleep(0.005)
         time.sleep(moment)  # the random moment itself
         self.primary.kill()
         killed = sum(workload.acknowledged for workload in workloads)
@@ -74,14 +78,23 @@ class KvFailover(Processes):
             workload.stop_and_verify()
         return workloads
 
-    def test_no_acknowledged_write_is_lost(self):
+    def test_copy(self):
+        self.outlive("--epoch-ms", "5", "--staging", "16M")
+
+    def test_lockstep(self):
+        self.outlive("--strategy", "lockstep", "--epoch-length", "20000")
+
+    def test_lockstep_committing_every_epoch(self):
+        self.outlive("--strategy", "lockstep", "--epoch-length", "20000", "--commit", "every-epoch")
+
+    def outlive(self, *words: str):
         kills, seed = int(os.environ.get("KV_FAILOVERS", "5")), int(os.environ.get("KV_SEED", "1"))
         moments = random.Random(seed)
         gaps, acknowledged = [], 0
         for kill in range(kills):
             with self.subTest(kill=kill, seed=seed):
                 try:
-                    self.start_pair(())
+                    self.start_pair(words)
                     workloads = self.fail_over(moments.uniform(0, 1))
                 finally:
                     self.end_pair()

@@ -10,6 +10,7 @@
 #include <ctime>
 
 #include "base/error.h"
+#include "tests/support/socket_nic.h"
 #include "tests/support/test_machine.h"
 #include "vmm/gates/pass_through.h"
 
@@ -128,24 +129,6 @@ class DeterministicGuest::PipeConsole final : public vmm::ConsolePort {
   Fd fd_;
 };
 
-// Datagrams of a socket pair are its frames.
-class DeterministicGuest::PipeNic final : public vmm::Nic {
- public:
-  explicit PipeNic(int fd) : fd_(fd) {}
-  int poll_fd() const override { return fd_.get(); }
-  std::optional<Bytes> receive() override {
-    Bytes frame(vmm::kMaxFrame);
-    const auto got = ::recv(fd_.get(), frame.data(), frame.size(), MSG_DONTWAIT);
-    if (got <= 0) return std::nullopt;
-    frame.resize(static_cast<std::size_t>(got));
-    return frame;
-  }
-  void send(ByteView) override {}
-
- private:
-  Fd fd_;
-};
-
 std::string guest_path(const std::string& name) {
   return name.find('/') == std::string::npos ? std::string(POLLUX_GUESTS) + "/" + name : name;
 }
@@ -180,7 +163,7 @@ void DeterministicGuest::open_backends() {
   for (unsigned i = 0; i < config_.nics; ++i) {
     int pair[2];
     POLLUX_ASSERT(::socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair) == 0);
-    nics.push_back(std::make_unique<PipeNic>(pair[0]));
+    nics.push_back(std::make_unique<SocketNic>(pair[0]));
     if (i == 0) {
       nic_input_ = pair[1];
     } else {

@@ -82,7 +82,6 @@ class DeterministicGuest {
   class Gate;
   class Host;
   class PipeConsole;
-  class PipeNic;
 
   void open_backends();
 

@@ -23,6 +23,7 @@ class TemporaryFolder {
   TemporaryFolder(const TemporaryFolder&) = delete;
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
 
+  [[nodiscard]] std::string path_of(const std::string& name) const { return (path_ / name).string(); }
   // A file of zeros, all of it a hole. Returns its path.
   [[nodiscard]] std::string make_file(const std::string& name, std::uint64_t bytes) const {
     const std::filesystem::path path = path_ / name;

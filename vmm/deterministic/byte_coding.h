@@ -1,4 +1,4 @@
-// Fixed-width little-endian fields in a row, written and read back with every bound checked.
+// Little-endian fields in a row, written and read back with every bound checked.
 #pragma once
 
 #include <bit>
@@ -21,6 +21,11 @@ class ByteWriter {
     static_assert(std::is_integral_v<T> || std::is_enum_v<T>);
     put_bytes(bytes_of(value));
   }
+  // Seven bits to a byte, the lowest first; the highest bit of a byte: another follows (LEB128).
+  void put_varint(std::uint64_t value) {
+    for (; value >= 0x80; value >>= 7) bytes_.push_back(static_cast<std::byte>(value | 0x80));
+    bytes_.push_back(static_cast<std::byte>(value));
+  }
   void put_bytes(ByteView bytes) { bytes_.insert(bytes_.end(), bytes.begin(), bytes.end()); }
   void reserve(std::size_t bytes) { bytes_.reserve(bytes); }
   [[nodiscard]] Bytes take() { return std::move(bytes_); }
@@ -41,6 +46,15 @@ class ByteReader {
     const ByteView from = take_bytes(sizeof value);
     std::memcpy(&value, from.data(), sizeof value);
     return value;
+  }
+  std::uint64_t take_varint() {
+    std::uint64_t value = 0;
+    for (unsigned shift = 0;; shift += 7) {
+      const auto byte = take<std::uint8_t>();
+      require(shift < 63 || byte <= 1, "bad number");
+      value |= static_cast<std::uint64_t>(byte & 0x7f) << shift;
+      if (byte < 0x80) return value;
+    }
   }
   // A count of elements, of which each takes at least `each` bytes.
   std::size_t take_count(std::size_t limit, std::size_t each) {

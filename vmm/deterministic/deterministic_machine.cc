@@ -85,6 +85,17 @@ const char* name_of(EpochBoundary boundary) {
   return "?";
 }
 
+// The bitmap, where pages can be left unprotected: most of an epoch's pages are written in the next one, too, and looking
+// at them costs a tenth of the fault that would tell of it.
+std::optional<DirtyLog> wanted_log(const kvm::System& system, std::optional<DirtyLog> asked_for) {
+  if (!asked_for && kvm::Vm::can_protect_by_call(system)) return DirtyLog::kBitmap;
+  return asked_for;
+}
+
+kvm::Reprotect reprotection(const kvm::System& system) {
+  return kvm::Vm::can_protect_by_call(system) ? kvm::Reprotect::kByCall : kvm::Reprotect::kByHarvest;
+}
+
 class DeterministicVm final : public DeterministicMachine {
  public:
   DeterministicVm(const MachineConfig& config, std::unique_ptr<GuestMemory> memory, Backends& backends, InputGate& input,
@@ -94,7 +105,7 @@ class DeterministicVm final : public DeterministicMachine {
         memory_(std::move(memory)),
         backends_(backends),
         input_(input),
-        vm_(system_, *memory_, options.dirty_log, kvm::Irqchip::kNone),
+        vm_(system_, *memory_, wanted_log(system_, options.dirty_log), kvm::Irqchip::kNone, reprotection(system_)),
         environment_(input),
         output_(output),
         devices_(config, *memory_, environment_, output_, inbox_),
@@ -135,6 +146,8 @@ class DeterministicVm final : public DeterministicMachine {
   EpochEnd replay_epoch(const EpochInputs& inputs) override;
   void interrupt() override;
   void promote() override;
+  std::vector<Gfn> altered_pages() override;
+  std::unique_ptr<GuestMemory> give_up_memory() override;
 
  private:
   enum class Ran { kBoundary, kStopped, kExhausted };
@@ -142,6 +155,8 @@ class DeterministicVm final : public DeterministicMachine {
   void create_vcpu(kvm::CpuidTable cpuid);
   void log_writes();
   void stop_logging();
+  [[nodiscard]] std::vector<Gfn> written_pages();
+  void protect(const std::vector<Gfn>& pages);
   [[nodiscard]] std::vector<Gfn> harvest();
   void keep_for_tracking(const std::vector<Gfn>& written);
   void know_digests();
@@ -289,7 +304,7 @@ void DeterministicVm::know_digests() {
   page_digests_.refresh();
 }
 
-// What is harvested for a digest is still news to whoever tracks.
+// What was written is still news to whoever tracks.
 void DeterministicVm::keep_for_tracking(const std::vector<Gfn>& written) {
   if (!tracking_ || written.empty()) return;
   std::vector<Gfn> both;
@@ -298,13 +313,25 @@ void DeterministicVm::keep_for_tracking(const std::vector<Gfn>& written) {
   written_ = std::move(both);
 }
 
-std::vector<Gfn> DeterministicVm::harvest() {
+// Since they were last protected.
+std::vector<Gfn> DeterministicVm::written_pages() {
   if (vm_.dirty_log() == DirtyLog::kBitmap) {
     vm_.harvest_bitmap();
   } else if (vcpu_->dirty_ring().harvest(vm_)) {
     vm_.reset_dirty_rings();
   }
   return memory_->dirty().take();
+}
+
+void DeterministicVm::protect(const std::vector<Gfn>& pages) {
+  if (vm_.protects_by_call()) vm_.protect(pages);
+}
+
+// The same, and all of them are protected again.
+std::vector<Gfn> DeterministicVm::harvest() {
+  std::vector<Gfn> pages = written_pages();
+  protect(pages);
+  return pages;
 }
 
 // --- An epoch ---
@@ -596,11 +623,10 @@ void DeterministicVm::raise_events(std::chrono::nanoseconds clock) {
 }
 
 EpochDigest DeterministicVm::digest() {
-  std::vector<Gfn> dirty;
+  std::vector<Gfn> suspects;
   {
     const Timed timed(times_.harvest);
-    dirty = harvest();
-    keep_for_tracking(dirty);
+    suspects = written_pages();
   }
   const Timed timed(times_.digest);
   EpochDigest digest;
@@ -612,7 +638,11 @@ EpochDigest DeterministicVm::digest() {
   } const devices{devices_.digest(), epoch_device_.state(),
                   static_cast<std::uint64_t>(environment_.last_clock().count()), events_, interrupt_pending_};
   digest.devices = digest_of(bytes_of(devices));
-  digest.pages = page_digests_.update(dirty);
+  PageDigests::Update update = page_digests_.update(suspects);
+  protect(update.cold);
+  digest.memory = update.memory;
+  digest.pages = std::move(update.changed);
+  if (tracking_) keep_for_tracking(pages_of(digest));
   return digest;
 }
 
@@ -640,6 +670,18 @@ Digest DeterministicVm::register_digest() {
 void DeterministicVm::promote() {
   POLLUX_ASSERT(!under_way_);
   devices_.make_uncertain();
+  const std::lock_guard lock(runner_mutex_);
+  first_entry_.reset();  // of what runs by itself now
+}
+
+std::vector<Gfn> DeterministicVm::altered_pages() {
+  POLLUX_ASSERT(paused_ && digests_known_);
+  return page_digests_.altered();
+}
+
+std::unique_ptr<GuestMemory> DeterministicVm::give_up_memory() {
+  POLLUX_ASSERT(paused_);
+  return std::move(memory_);
 }
 
 void DeterministicVm::announce() {
@@ -736,7 +778,8 @@ bool DeterministicVm::is_exit_published() {
 
 std::optional<MachineExit> DeterministicVm::wait_for_exit(std::chrono::milliseconds timeout) {
   std::unique_lock lock(exit_mutex_);
-  exited_.wait_for(lock, timeout, [this] { return published_exit_.has_value(); });
+  // Even a wait that is over at once sets a timer, which a nested virtual machine pays with 100 us.
+  if (timeout > std::chrono::milliseconds(0)) exited_.wait_for(lock, timeout, [this] { return published_exit_.has_value(); });
   return published_exit_;
 }
 

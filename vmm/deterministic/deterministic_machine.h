@@ -104,6 +104,12 @@ class DeterministicMachine : public Machine {
   // Only between two epochs: from here on this machine records, after it has repeated: every disk request it has
   // outstanding will be answered as uncertain in the next epoch.
   virtual void promote() = 0;
+
+  // After replay_epoch() or record_epoch(): every page that is not as it was at the end of the last epoch whose digest was
+  // taken, whoever wrote it, ascending. Reads all of memory: for the time after a divergence.
+  [[nodiscard]] virtual std::vector<Gfn> altered_pages() = 0;
+  // Its memory, for another machine. This one may only be destroyed afterwards, while the memory still exists.
+  [[nodiscard]] virtual std::unique_ptr<GuestMemory> give_up_memory() = 0;
 };
 
 }  // namespace pollux::vmm

@@ -23,10 +23,11 @@ struct Digest {
 [[nodiscard]] Digest digest_of(ByteView bytes);
 [[nodiscard]] std::string to_string(const Digest& digest);
 
-// A page whose content an epoch changed, as it is at the epoch's end.
+// A page whose content an epoch changed, as it is at the epoch's end. Only a part of its digest: it is to tell which pages
+// differ when EpochDigest::memory has told that some do.
 struct PageDigest {
   Gfn gfn;
-  Digest content;
+  std::uint32_t content = 0;
   bool operator==(const PageDigest&) const = default;
 };
 
@@ -35,11 +36,17 @@ struct PageDigest {
 struct EpochDigest {
   Digest registers;
   Digest devices;
+  Digest memory;                  // of the pages' numbers and whole digests
   std::vector<PageDigest> pages;  // ascending
   bool operator==(const EpochDigest&) const = default;
   // All of it in one.
   [[nodiscard]] Digest combined() const;
 };
+
+[[nodiscard]] std::vector<Gfn> pages_of(const EpochDigest& digest);
+
+// The pages that differ in them, ascending: also those that are in only one of them.
+[[nodiscard]] std::vector<Gfn> differing_pages(const EpochDigest& expected, const EpochDigest& found);
 
 // Nothing when they are equal; else in one line what differs in `found` from `expected`, by addresses.
 [[nodiscard]] std::optional<std::string> difference(const EpochDigest& expected, const EpochDigest& found);
@@ -57,14 +64,26 @@ class PageDigests {
 
   // Of memory with any contents.
   void refresh();
+  struct Update {
+    std::vector<PageDigest> changed;  // ascending
+    Digest memory;
+    std::vector<Gfn> cold;  // ascending: for kColdAfter updates in a row they were suspected, and not changed
+  };
   // Of these pages, ascending, the ones that differ from what they were.
-  [[nodiscard]] std::vector<PageDigest> update(std::span<const Gfn> dirty);
+  [[nodiscard]] Update update(std::span<const Gfn> suspects);
+  // To look at a page that did not change costs a tenth of what it takes to be told of its next change, 0.22 us and 2.3 us
+  // (epoch_cost). Most pages are written in every epoch, or not for a long time.
+  static constexpr std::uint8_t kColdAfter = 3;
+  // The pages of all memory, ascending, that are not as their digests say: nobody told that they were written.
+  [[nodiscard]] std::vector<Gfn> altered() const;
 
  private:
   [[nodiscard]] Digest& at(Gfn gfn);
+  [[nodiscard]] const Digest& at(Gfn gfn) const;
 
   const GuestMemory& memory_;
   std::vector<Digest> digests_;
+  std::vector<std::uint8_t> unchanged_;  // updates in a row
 };
 
 }  // namespace pollux::vmm

@@ -20,10 +20,12 @@ constexpr std::uint32_t kMaxRingEntries = 65536;
 
 }  // namespace
 
-Vm::Vm(const System& system, GuestMemory& memory, std::optional<DirtyLog> wanted_log, Irqchip irqchip)
+Vm::Vm(const System& system, GuestMemory& memory, std::optional<DirtyLog> wanted_log, Irqchip irqchip,
+       Reprotect reprotect)
     : system_(system),
       memory_(memory),
       irqchip_(irqchip),
+      reprotect_(reprotect),
       fd_(checked_ioctl(system.fd(), KVM_CREATE_VM, "KVM_CREATE_VM", 0UL)) {
   reserve_pages();
   if (has_irqchip()) create_irqchip();
@@ -61,6 +63,15 @@ void Vm::choose_dirty_log(std::optional<DirtyLog> wanted) {
     words = std::max(words, (region.bytes.size() / kPageSize + 63) / 64);
   }
   bitmap_.resize(words);
+  if (reprotect_ == Reprotect::kByHarvest) return;
+  kvm_enable_cap enable{};
+  enable.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2;
+  enable.args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
+  checked_ioctl(fd_, KVM_ENABLE_CAP, "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2", &enable);
+}
+
+bool Vm::can_protect_by_call(const System& system) {
+  return (system.capability(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE) != 0;
 }
 
 bool Vm::enable_ring(long capability) {
@@ -115,6 +126,36 @@ void Vm::harvest_bitmap() {
       memory_.dirty().merge({region.start.gfn().value + word * DirtySet::kFramesPerWord}, bitmap_[word]);
     }
   }
+}
+
+void Vm::protect(std::span<const Gfn> pages) {
+  POLLUX_ASSERT(protects_by_call());
+  std::uint32_t slot = 0;
+  for (const GuestMemory::Region& region : memory_.regions()) {
+    const auto end = std::ranges::lower_bound(pages, Gfn{region.start.gfn().value + region.bytes.size() / kPageSize});
+    const auto count = static_cast<std::size_t>(end - pages.begin());
+    if (count > 0) protect(slot, pages.first(count));
+    pages = pages.subspan(count);
+    ++slot;
+  }
+}
+
+// KVM takes a range of whole words (KVM_CLEAR_DIRTY_LOG), but for the slot's end.
+void Vm::protect(std::uint32_t slot, std::span<const Gfn> pages) {
+  const GuestMemory::Region& region = memory_.regions()[slot];
+  const std::uint64_t start = region.start.gfn().value;
+  const auto word_of = [start](Gfn gfn) { return (gfn.value - start) / DirtySet::kFramesPerWord; };
+  const std::uint64_t first = word_of(pages.front());
+  const std::uint64_t end = word_of(pages.back()) + 1;
+  std::fill(bitmap_.begin(), bitmap_.begin() + static_cast<std::ptrdiff_t>(end - first), 0);
+  for (const Gfn gfn : pages) bitmap_[word_of(gfn) - first] |= std::uint64_t{1} << (gfn.value - start) % DirtySet::kFramesPerWord;
+  kvm_clear_dirty_log clear{};
+  clear.slot = slot;
+  clear.first_page = first * DirtySet::kFramesPerWord;
+  clear.num_pages = static_cast<std::uint32_t>(
+      std::min<std::uint64_t>(end * DirtySet::kFramesPerWord, region.bytes.size() / kPageSize) - clear.first_page);
+  clear.dirty_bitmap = bitmap_.data();
+  checked_ioctl(fd_, KVM_CLEAR_DIRTY_LOG, "KVM_CLEAR_DIRTY_LOG", &clear);
 }
 
 void Vm::pulse(Gsi gsi) const {

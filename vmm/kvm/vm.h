@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "base/fd.h"
@@ -31,11 +32,19 @@ struct IrqchipState {
 // vCPUs have no local APIC).
 enum class Irqchip { kInKernel, kNone };
 
+// With the bitmap: when a page that was written is protected again, so that the next write to it takes a fault and is logged.
+enum class Reprotect {
+  kByHarvest,
+  kByCall,  // protect(); a harvest tells of a page again and again until then. Only where can_protect_by_call().
+};
+
 class Vm {
  public:
   // With `memory`, which outlives it, as its RAM. Throws KvmError.
   Vm(const System& system, GuestMemory& memory, std::optional<DirtyLog> wanted_log,
-     Irqchip irqchip = Irqchip::kInKernel);
+     Irqchip irqchip = Irqchip::kInKernel, Reprotect reprotect = Reprotect::kByHarvest);
+  // Documentation/virt/kvm/api.rst, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
+  [[nodiscard]] static bool can_protect_by_call(const System& system);
 
   [[nodiscard]] const System& system() const { return system_; }
   [[nodiscard]] const Fd& fd() const { return fd_; }
@@ -48,8 +57,11 @@ class Vm {
   // Write-protects all memory: from here on the log tells what is written.
   void start_logging();
   void stop_logging();
-  // With the bitmap: moves what was written since the last call into GuestMemory::dirty().
+  // With the bitmap: moves what was written since it was last protected into GuestMemory::dirty().
   void harvest_bitmap();
+  [[nodiscard]] bool protects_by_call() const { return dirty_log_ == DirtyLog::kBitmap && reprotect_ == Reprotect::kByCall; }
+  // When it protects by call. Ascending.
+  void protect(std::span<const Gfn> pages);
   // Makes harvested ring entries' pages protected again. Any thread.
   void reset_dirty_rings();
   // The frame a ring entry names, if it is one of ours.
@@ -73,12 +85,14 @@ class Vm {
   void reserve_pages() const;
   void create_irqchip() const;
   void choose_dirty_log(std::optional<DirtyLog> wanted);
+  void protect(std::uint32_t slot, std::span<const Gfn> pages);
   [[nodiscard]] bool enable_ring(long capability);
   void set_slots(std::uint32_t flags) const;
 
   const System& system_;
   GuestMemory& memory_;
   Irqchip irqchip_;
+  Reprotect reprotect_;
   Fd fd_;
   DirtyLog dirty_log_ = DirtyLog::kBitmap;
   std::uint32_t ring_entries_ = 0;

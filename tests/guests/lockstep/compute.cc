@@ -1,5 +1,6 @@
 // Kernels of different shapes, each followed by a line with its checksum. rounds=N (1): how often each is
-// run; kernel=NAME: only that one. timed=1: also the nanoseconds each took, for the benchmark.
+// run; kernel=NAME: only that one. repeat=N (1): how often all that is done. timed=1: also the nanoseconds each took, for the
+// benchmark.
 #include "vmm/guest/runtime/guest.h"
 
 using namespace pollux::guest;
@@ -181,9 +182,7 @@ constexpr Kernel kKernels[] = {
     {"recursion", recursion},   {"copying", copying},       {"pointer_chase", pointer_chase},
 };
 
-}  // namespace
-
-int guest_main() {
+void run_kernels() {
   const u64 rounds = parameter("rounds", 1);
   const bool timed = parameter("timed", 0) != 0;
   const Text only = parameter("kernel");
@@ -197,5 +196,12 @@ int guest_main() {
     if (timed) print(" ns ", took);
     print("\n");
   }
+}
+
+}  // namespace
+
+int guest_main() {
+  const u64 repeat = parameter("repeat", 1);
+  for (u64 i = 0; i < repeat; ++i) run_kernels();
   return 0;
 }

@@ -1,5 +1,6 @@
 // Writes blocks of a known pattern to the first disk, reads them back and compares. blocks=N (256) of 4 KiB,
-// rounds=N (2), verify=1: only reads what an earlier run with the same parameters left.
+// rounds=N (2), verify=1: only reads what an earlier run with the same parameters left. reads=N (1): how often each round
+// reads; 0: it only writes, and says so.
 #include "vmm/guest/runtime/block.h"
 #include "vmm/guest/runtime/guest.h"
 
@@ -64,13 +65,17 @@ std::uint64_t read_round(BlockDevice& disk, Block* buffers, std::uint64_t round,
 
 int guest_main() {
   const std::uint64_t blocks = parameter("blocks", 256), rounds = parameter("rounds", 2);
+  const std::uint64_t reads = parameter("reads", 1);
   const bool verify = parameter("verify", 0) != 0;
   auto* disk = new BlockDevice(0);
   auto* buffers = static_cast<Block*>(allocate_pages(kAtOnce * kBlockBytes));
   require(blocks * kSectors <= disk->sectors(), "disk too small");
   for (std::uint64_t round = verify ? rounds - 1 : 0; round < rounds; ++round) {
     if (!verify) write_round(*disk, buffers, round, blocks);
-    print("round ", round, " ", Hex{read_round(*disk, buffers, round, blocks)}, "\n");
+    if (reads == 0) print("round ", round, " written\n");
+    for (std::uint64_t read = 0; read < reads; ++read) {
+      print("round ", round, " ", Hex{read_round(*disk, buffers, round, blocks)}, "\n");
+    }
   }
   print("disk_check done, repeated ", disk->repeated(), "\n");
   return 0;

@@ -1,5 +1,6 @@
 // Writes memory in a known pattern: rounds=N (10) rounds, each of which changes one word in each of pages=N
-// (1024) pages; then a checksum of all of it. pause_ms=N (0): sleeps as long after each round.
+// (1024) pages; then a checksum of all of it. pause_ms=N (0): sleeps as long after each round. told=N (0): says so
+// after every N rounds.
 #include "vmm/guest/runtime/guest.h"
 
 using namespace pollux::guest;
@@ -7,6 +8,7 @@ using namespace pollux::guest;
 int guest_main() {
   const std::uint64_t pages = parameter("pages", 1024), rounds = parameter("rounds", 10);
   const std::uint64_t pause_ns = parameter("pause_ms", 0) * 1'000'000;
+  const std::uint64_t told = parameter("told", 0);
   constexpr std::uint64_t kWords = kPageSize / 8;
   auto* words = static_cast<std::uint64_t*>(allocate_pages(pages * kPageSize));
   std::uint64_t state = 1;
@@ -17,6 +19,7 @@ int guest_main() {
       state ^= state >> 31;
       word = state;
     }
+    if (told != 0 && (round + 1) % told == 0) print("round ", round + 1, "\n");
     if (pause_ns != 0) sleep_until(clock_ns() + pause_ns);
   }
   std::uint64_t checksum = 0;

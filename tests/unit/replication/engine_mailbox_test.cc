@@ -129,5 +129,51 @@ TEST_F(EngineMailboxTest, AHeldGuestIsWaitedFor) {
   EXPECT_FALSE(mailbox_.wait_until_standing(false, 1ms));
 }
 
+// What a lockstep primary's guest waits for between two epochs.
+std::future<bool> wait_for_progress(EngineMailbox& mailbox, EpochId committed, EpochId executed) {
+  auto waiting = std::async(std::launch::async, [=, &mailbox] {
+    return mailbox.wait_for_progress(committed, executed, kPatience);
+  });
+  EXPECT_EQ(waiting.wait_for(20ms), std::future_status::timeout);
+  return waiting;
+}
+
+TEST_F(EngineMailboxTest, ProgressIsBothCommittedAndExecuted) {
+  auto waiting = wait_for_progress(mailbox_, {5}, {3});
+  mailbox_.committed({5});
+  EXPECT_EQ(waiting.wait_for(20ms), std::future_status::timeout) << "not yet executed";
+  mailbox_.executed({3});
+  EXPECT_TRUE(waiting.get());
+  EXPECT_EQ(mailbox_.executed(), EpochId{3});
+}
+
+TEST_F(EngineMailboxTest, WhatMakesTheWaitMootEndsIt) {
+  const auto ends = [](auto tell) {
+    EngineMailbox mailbox;
+    auto waiting = wait_for_progress(mailbox, {5}, {5});
+    const std::uint64_t seen = mailbox.urgent();
+    tell(mailbox);
+    EXPECT_FALSE(waiting.get());
+    EXPECT_GT(mailbox.wait_for_urgent(seen, kPatience), seen) << "a guest in the midst of an epoch is interrupted";
+  };
+  ends([](EngineMailbox& mailbox) { mailbox.stop(); });
+  ends([](EngineMailbox& mailbox) { mailbox.fail(); });
+  ends([](EngineMailbox& mailbox) { mailbox.unprotected(); });
+  ends([](EngineMailbox& mailbox) { mailbox.set_held(true); });
+  ends([](EngineMailbox& mailbox) { EXPECT_TRUE(mailbox.request_handover(kFirst)); });
+  ends([](EngineMailbox& mailbox) { mailbox.heal({kFirst, {4}, {}, true}); });
+}
+
+TEST_F(EngineMailboxTest, HealsAreTakenOnceAndNotForTheDropped) {
+  mailbox_.heal({kFirst, {4}, {{7}}, false});
+  mailbox_.heal({kSecond, {5}, {}, true});
+  EXPECT_TRUE(mailbox_.has_heals());
+  mailbox_.dropped(kFirst);
+  const std::vector<HealRequest> heals = mailbox_.take_heals();
+  ASSERT_EQ(heals.size(), 1u);
+  EXPECT_EQ(heals[0].backup, kSecond);
+  EXPECT_FALSE(mailbox_.has_heals());
+}
+
 }  // namespace
 }  // namespace pollux::primary

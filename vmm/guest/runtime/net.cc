@@ -9,6 +9,8 @@ constexpr std::uint64_t kMacFeature = std::uint64_t{1} << 5;
 
 constexpr std::size_t kEthernet = 14, kIpv4 = 20, kUdp = 8, kArp = 28, kIcmp = 8;
 constexpr std::uint16_t kTypeIpv4 = 0x0800, kTypeArp = 0x0806;
+// The first eight bytes of an ARP request.
+constexpr std::uint64_t kEthernetIpv4Request = 0x0001'0800'0604'0001;
 constexpr std::uint8_t kProtocolIcmp = 1, kProtocolUdp = 17;
 
 std::uint16_t load16(const std::uint8_t* at) { return static_cast<std::uint16_t>(at[0] << 8 | at[1]); }
@@ -157,11 +159,27 @@ bool UdpHost::parse(const NetDevice::Frame& frame, Datagram& datagram) {
   }
 }
 
+UdpHost::UdpHost(NetDevice& nic, Ipv4Address address) : nic_(nic), address_(address) { announce(); }
+
+// RFC 5227, 2.3: switches learn where this address is now, whoever had it before.
+void UdpHost::announce() {
+  std::uint8_t frame[kEthernet + kArp] = {};
+  memset(frame, 0xff, 6);
+  store_mac(frame + 6, nic_.mac());
+  store16(frame + 12, kTypeArp);
+  std::uint8_t* out = frame + kEthernet;
+  store32(out, static_cast<std::uint32_t>(kEthernetIpv4Request >> 32));
+  store32(out + 4, static_cast<std::uint32_t>(kEthernetIpv4Request));
+  store_mac(out + 8, nic_.mac());
+  store32(out + 14, address_.value);
+  store32(out + 24, address_.value);
+  nic_.send(frame, sizeof frame);
+}
+
 // RFC 826
 void UdpHost::answer_arp(const NetDevice::Frame& frame) {
   if (frame.bytes < kEthernet + kArp) return;
   const std::uint8_t* arp = frame.data + kEthernet;
-  constexpr std::uint64_t kEthernetIpv4Request = 0x0001'0800'0604'0001;
   const std::uint64_t kind = std::uint64_t{load32(arp)} << 32 | load32(arp + 4);
   if (kind != kEthernetIpv4Request || load32(arp + 24) != address_.value) return;
   std::uint8_t reply[kEthernet + kArp];

@@ -79,12 +79,12 @@ struct Datagram {
   std::size_t bytes = 0;
 };
 
-// One address on one NIC. Answers ARP requests and pings as it receives.
+// One address on one NIC. Announces itself when it is made, answers ARP requests and pings as it receives.
 class UdpHost {
  public:
   static constexpr std::size_t kMaxPayload = 1472;
 
-  UdpHost(NetDevice& nic, Ipv4Address address) : nic_(nic), address_(address) {}
+  UdpHost(NetDevice& nic, Ipv4Address address);
 
   // Waits for a datagram. Those with a wrong checksum and fragments are dropped.
   Datagram receive();
@@ -94,6 +94,7 @@ class UdpHost {
  private:
   [[nodiscard]] bool parse(const NetDevice::Frame& frame, Datagram& datagram);
   [[nodiscard]] bool parse_ipv4(const NetDevice::Frame& frame, Datagram& datagram);
+  void announce();
   void answer_arp(const NetDevice::Frame& frame);
   void answer_ping(const NetDevice::Frame& frame, std::size_t ip_header, std::size_t ip_bytes);
   void write_headers(std::uint8_t* frame, const MacAddress& to_mac, Ipv4Address to, std::uint8_t protocol,

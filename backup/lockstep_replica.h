@@ -1,0 +1,73 @@
+// A backup's machine in lockstep: executes the epochs that the primary recorded, and compares how they ended.
+//
+// It is made of the image when the full sync is whole. An epoch that ends otherwise than the primary's leaves it
+// diverged: it executes nothing more until a record of pages has brought its memory, disks and state to the end of a later
+// epoch, from which it goes on. It never takes an input from this host (rule P3).
+//
+// Used by the Applier's thread, except interrupt(); given up by give_up(), when that is idle.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backup/epoch_record.h"
+#include "backup/replica_image.h"
+#include "backup/suppressing_gate.h"
+#include "protocol/message.h"
+#include "vmm/deterministic/deterministic_machine.h"
+#include "vmm/gates/pass_through.h"
+
+namespace pollux::backup {
+
+// The machine with what it stands on. Outlives nobody: whoever has it keeps it until the machine is gone.
+struct ExecutingMachine {
+  explicit ExecutingMachine(vmm::Backends& backends) : gate(backends) {}
+
+  vmm::PassThroughInput input;
+  SuppressingGate gate;
+  std::unique_ptr<vmm::DeterministicMachine> machine;
+};
+
+struct DivergedEpoch {
+  protocol::EpochId epoch;
+  std::vector<protocol::PageNumber> pages;  // that differ; none when all_pages
+  bool all_pages = false;
+};
+
+class LockstepReplica {
+ public:
+  LockstepReplica(ReplicaImage& image, vmm::Backends& backends, vmm::EpochLength epoch_length);
+
+  // Nothing: the machine stands at the end of this epoch, as the primary's did. Throws Error when this host cannot go on.
+  [[nodiscard]] std::optional<DivergedEpoch> apply(EpochRecord record);
+  // Epochs are executed; else they are to be forgotten.
+  [[nodiscard]] bool executes() const { return running_ != nullptr && !diverged_; }
+  // From any thread: apply() ends soon, by an Error.
+  void interrupt();
+  // While it executes.
+  [[nodiscard]] vmm::DeterministicMachine& machine() { return *running_->machine; }
+  // For promotion.
+  [[nodiscard]] std::unique_ptr<ExecutingMachine> give_up() { return std::move(running_); }
+
+ private:
+  void restore();
+  [[nodiscard]] std::optional<DivergedEpoch> execute(const EpochRecord& record);
+  [[nodiscard]] vmm::EpochEnd replay(const vmm::EpochInputs& inputs);
+  [[nodiscard]] DivergedEpoch diverged(protocol::EpochId epoch, const std::string& how,
+                                       const std::vector<vmm::Gfn>& pages);
+
+  ReplicaImage& image_;
+  vmm::Backends& backends_;
+  const vmm::EpochLength epoch_length_;
+  bool diverged_ = false;
+  std::unique_ptr<ExecutingMachine> running_;
+  std::mutex mutex_;
+  vmm::DeterministicMachine* interruptible_ = nullptr;  // guarded by mutex_
+  bool interrupted_ = false;                            // guarded by mutex_
+};
+
+}  // namespace pollux::backup

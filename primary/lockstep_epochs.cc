@@ -1,0 +1,193 @@
+// The epoch engine in lockstep.
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "base/error.h"
+#include "primary/epoch_engine.h"
+#include "primary/parcels.h"
+
+namespace pollux::primary {
+
+using namespace std::chrono_literals;
+using protocol::EpochId;
+using vmm::Gfn;
+using vmm::MachineExit;
+
+namespace {
+
+constexpr auto kPollInterval = 20ms;  // of conditions that the mailbox does not tell
+constexpr auto kLongestUnsent = 1ms;
+
+static_assert(vmm::kMaxEpochInputsBytes <= protocol::kMaxInputBytesPerEpoch);
+
+}  // namespace
+
+// One epoch, or a part of it; or the loss of protection.
+std::optional<MachineExit> EpochEngine::run_lockstep() {
+  if (auto exit = wait(0ms)) return exit;
+  if (!recorder_->under_way()) {
+    if (auto exit = wait_between_epochs()) return exit;
+    if (!in_lockstep()) return std::nullopt;  // protection was lost
+  }
+  switch (recorder_->run(options_.lockstep.epoch_length)) {
+    case LockstepRecorder::Ran::kStopped: return std::nullopt;
+    case LockstepRecorder::Ran::kStuck:
+      return MachineExit{vmm::ExitReason::kCrash, "the guest does not end its epochs"};
+    case LockstepRecorder::Ran::kEpochEnd: break;
+  }
+  const auto& exit = options_.deterministic->exit();
+  if (exit && exit->reason == vmm::ExitReason::kHostFailed) return exit;
+  close_lockstep_epoch();
+  return std::nullopt;
+}
+
+// The guest stands at an epoch's end: everything that wants it there has its turn, and the backups their time.
+std::optional<MachineExit> EpochEngine::wait_between_epochs() {
+  for (;;) {
+    if (mailbox_.is_unprotected()) {
+      lose_protection();
+      return std::nullopt;
+    }
+    if (const auto to = mailbox_.requested_handover()) {
+      send_batch();
+      if (auto exit = hand_over(*to)) return exit;
+      continue;
+    }
+    if (mailbox_.is_held()) {
+      send_batch();
+      mailbox_.set_standing(true);
+      mailbox_.wait_for_news(kPollInterval);
+    } else if (mailbox_.has_heals() || backups_are_far_enough()) {
+      mailbox_.set_standing(false);
+      return std::nullopt;
+    }
+    if (auto exit = wait(0ms)) return exit;
+  }
+}
+
+// Waits a little for it. The guest is never held up when a backup is to be healed: that takes the end of another epoch.
+bool EpochEngine::backups_are_far_enough() {
+  recorder_->forget(mailbox_.executed());
+  const bool every = options_.lockstep.commit_rule == CommitRule::kEveryEpoch;
+  const bool over_limit = gate_.is_over_limit();
+  const EpochId committed = every || over_limit ? closed_ : EpochId{0};
+  const std::uint64_t max_lag = options_.lockstep.max_lag;
+  EpochId executed{closed_.value >= max_lag ? closed_.value - max_lag + 1 : 0};
+  if (recorder_->remembered_bytes() > options_.remembered_limit) executed = closed_;
+  if (!over_limit && mailbox_.has_progressed(committed, executed)) return true;
+  send_batch();
+  return mailbox_.wait_for_progress(committed, executed, kPollInterval) && !(over_limit && gate_.is_over_limit());
+}
+
+// The end of the epoch under way, for a machine that ends. Nothing: it is closed.
+std::optional<MachineExit> EpochEngine::end_lockstep_epoch() {
+  for (;;) {
+    switch (recorder_->run(options_.lockstep.epoch_length)) {
+      case LockstepRecorder::Ran::kStopped: continue;
+      case LockstepRecorder::Ran::kStuck: return MachineExit{vmm::ExitReason::kCrash, "stuck"};
+      case LockstepRecorder::Ran::kEpochEnd: close_lockstep_epoch(); return std::nullopt;
+    }
+  }
+}
+
+void EpochEngine::close_lockstep_epoch() {
+  const EpochId epoch = closed_.next();
+  const Clock::time_point ended_at = Clock::now();
+  bytes_ = 0;
+  recorder_->forget(mailbox_.executed());
+  const std::vector<HealRequest> heals = mailbox_.take_heals();
+  // Before the seal: what a disk performs for the sake of the state belongs to this epoch.
+  std::shared_ptr<const Bytes> state;
+  if (!heals.empty()) state = std::make_shared<const Bytes>(machine_.save());
+  const std::shared_ptr<const HeldEpoch> held = gate_.seal(epoch);
+  const LockstepRecorder::Record record = recorder_->take(held);
+  {
+    const std::lock_guard lock(in_flight_mutex_);
+    in_flight_.push_back({epoch, ended_at});
+  }
+  if (batch_.closed.empty()) batch_.since = ended_at;
+  if (!heals.empty()) send_batch();
+  for (const HealRequest& request : heals) batch_.closed.push_back(protocol::primary::HealBegun{request.backup, epoch});
+  batch_.closed.push_back(protocol::primary::EpochClosed{epoch, held->flushed});
+  std::ranges::move(input_parcels(record, held->flushed), std::back_inserter(batch_.parcels));
+  if (!heals.empty() || !may_stay_here(*held)) send_batch();
+  for (const HealRequest& request : heals) ship_heal(request, state);
+  closed_ = epoch;
+  statistics_.epoch_closed({epoch, Clock::now() - ended_at, record.changed_pages, bytes_});
+  statistics_.lockstep_epoch(closed_.value - mailbox_.executed().value);
+}
+
+// Nobody waits for its commit, and the next one is over soon.
+bool EpochEngine::may_stay_here(const HeldEpoch& held) const {
+  if (options_.lockstep.commit_rule == CommitRule::kEveryEpoch || recorder_->guest_waits()) return false;
+  const bool awaited = held.emitted_bytes > 0 || held.flushed;
+  return !awaited && Clock::now() + recorder_->last_epoch_time() < batch_.since + kLongestUnsent;
+}
+
+// To every backup that is not healed instead.
+void EpochEngine::send_batch() {
+  // Before a close is on its way: its acknowledgement must find the epoch closed.
+  for (const protocol::primary::Event& event : batch_.closed) replica_.post(event);
+  for (const SyncTarget& backup : backups_) {
+    const auto healed = [&](const auto& event) {
+      const auto* begun = std::get_if<protocol::primary::HealBegun>(&event);
+      return begun != nullptr && begun->backup == backup.backup;
+    };
+    if (std::ranges::any_of(batch_.closed, healed)) continue;
+    for (const Parcel& parcel : batch_.parcels) backup.shipper->push(parcel);
+  }
+  batch_ = {};
+}
+
+std::vector<Parcel> EpochEngine::input_parcels(const LockstepRecorder::Record& record, bool flushed) {
+  const EpochId epoch = closed_.next();
+  std::vector<Parcel> parcels{message_parcel(protocol::EpochOpen{epoch, protocol::RecordKind::kInputs})};
+  std::ranges::move(epoch_inputs_parcels(epoch, record.inputs), std::back_inserter(parcels));
+  std::ranges::move(epoch_digest_parcels(epoch, record.digest), std::back_inserter(parcels));
+  parcels.push_back(message_parcel(protocol::EpochClose{.epoch = epoch,
+                                                        .flushed = flushed,
+                                                        .input_bytes = record.inputs->size(),
+                                                        .digest_bytes = record.digest->size()}));
+  for (const Parcel& parcel : parcels) bytes_ += parcel.body_bytes();
+  return parcels;
+}
+
+// A record of pages, of this epoch and all that the backup has not executed.
+void EpochEngine::ship_heal(const HealRequest& request, const std::shared_ptr<const Bytes>& state) {
+  const auto backup = std::ranges::find(backups_, request.backup, &SyncTarget::backup);
+  if (backup == backups_.end()) return;
+  const EpochId epoch = closed_.next();
+  Shipper& shipper = *backup->shipper;
+  shipper.push(message_parcel(protocol::EpochOpen{epoch, protocol::RecordKind::kPages}));
+  protocol::EpochClose close{.epoch = epoch, .flushed = true, .state_bytes = static_cast<std::uint32_t>(state->size())};
+  const auto ship = [&](std::unique_ptr<PageChunk> chunk) {
+    const auto batch = make_batch(std::move(chunk));
+    close.pages += batch->pages;
+    close.zero_pages += batch->zero_pages;
+    shipper.push(epoch_pages_parcel(epoch, batch));
+  };
+  const std::vector<Gfn> pages = recorder_->pages_to_heal(request);
+  const vmm::GuestMemory& memory = machine_.memory();
+  std::unique_ptr<PageChunk> chunk;
+  for (const Gfn gfn : pages) {
+    if (chunk && chunk->full()) ship(std::move(chunk));
+    if (!chunk) chunk = pool_.acquire();
+    POLLUX_ASSERT(chunk != nullptr);
+    chunk->append(gfn, memory.page(gfn));
+  }
+  if (chunk) ship(std::move(chunk));
+  for (const auto& held : recorder_->held_since(request.epoch)) {
+    for (const Parcel& parcel : epoch_disk_parcels(epoch, held)) {
+      close.disk_operations += std::get<protocol::EpochDiskWrites>(parcel.message).operations.size();
+      shipper.push(parcel);
+    }
+  }
+  shipper.push(state_parcel(close, state));
+  spdlog::warn("backup {}: diverged in epoch {}: healed with {} page(s) at the end of epoch {}",
+               to_string(request.backup), request.epoch.value, pages.size(), epoch.value);
+}
+
+}  // namespace pollux::primary
