@@ -4,7 +4,7 @@
 
 namespace pollux::backup {
 
-Applier::Applier(ReplicaImage& image, LockstepReplica* lockstep, std::function<void(protocol::backup::Event)> on_done,
+Applier::Applier(ReplicaImage& image, LockstepReplica* lockstep, std::function<void(protocol::backup::Event, bool more)> on_done,
                  std::function<void(DivergedEpoch)> on_diverged, std::function<void(std::string)> on_failed)
     : image_(image),
       lockstep_(lockstep),
@@ -46,10 +46,11 @@ void Applier::run() {
     if (stopping_ || failed_) return;
     Job job = std::move(jobs_.front());
     jobs_.pop_front();
+    const bool more = !jobs_.empty();
     busy_ = true;
     lock.unlock();
     try {
-      perform(std::move(job));
+      perform(std::move(job), more);
       lock.lock();
     } catch (const std::exception& error) {
       on_failed_(error.what());
@@ -61,19 +62,19 @@ void Applier::run() {
   }
 }
 
-void Applier::perform(Job job) {
-  if (auto* record = std::get_if<EpochRecord>(&job)) return apply_now(std::move(*record));
+void Applier::perform(Job job, bool more) {
+  if (auto* record = std::get_if<EpochRecord>(&job)) return apply_now(std::move(*record), more);
   const bool of_forgotten = lockstep_ != nullptr && !lockstep_->executes() && std::holds_alternative<Durable>(job);
   if (of_forgotten) return;
   image_.make_durable();
   if (const auto* mark = std::get_if<protocol::SyncMark>(&job)) {
-    on_done_(protocol::backup::SyncDurable{*mark});
+    on_done_(protocol::backup::SyncDurable{*mark}, more);
   } else {
-    on_done_(protocol::backup::EpochDurable{std::get<Durable>(job).epoch});
+    on_done_(protocol::backup::EpochDurable{std::get<Durable>(job).epoch}, more);
   }
 }
 
-void Applier::apply_now(EpochRecord record) {
+void Applier::apply_now(EpochRecord record, bool more) {
   const protocol::EpochId epoch = record.epoch;
   std::optional<DivergedEpoch> diverged;
   if (lockstep_ == nullptr) {
@@ -84,7 +85,7 @@ void Applier::apply_now(EpochRecord record) {
     return;
   }
   if (diverged) return on_diverged_(std::move(*diverged));
-  on_done_(protocol::backup::EpochApplied{epoch});
+  on_done_(protocol::backup::EpochApplied{epoch}, more);
 }
 
 }  // namespace pollux::backup

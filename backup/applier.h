@@ -19,11 +19,12 @@ namespace pollux::backup {
 // Owns the image from the end of the full sync to drain(). Thread safe.
 class Applier {
  public:
-  // `on_done` is called on the applier's thread with EpochApplied, EpochDurable and SyncDurable; `on_failed` with the line of
+  // `on_done` is called on the applier's thread with EpochApplied, EpochDurable and SyncDurable (`more`: another job follows
+  // at once, so that nobody need be woken for this one); `on_failed` with the line of
   // the disk that refused, after which nothing more is applied.
   // `lockstep`: records of inputs are executed there; null: there are none. It outlives this, and is told by
   // `on_diverged` (on the applier's thread, too), after which such records are forgotten until one of pages.
-  Applier(ReplicaImage& image, LockstepReplica* lockstep, std::function<void(protocol::backup::Event)> on_done,
+  Applier(ReplicaImage& image, LockstepReplica* lockstep, std::function<void(protocol::backup::Event, bool more)> on_done,
           std::function<void(DivergedEpoch)> on_diverged, std::function<void(std::string)> on_failed);
   // An epoch that is being executed is stopped.
   ~Applier();
@@ -43,12 +44,12 @@ class Applier {
 
   void add(Job job);
   void run();
-  void perform(Job job);
-  void apply_now(EpochRecord record);
+  void perform(Job job, bool more);
+  void apply_now(EpochRecord record, bool more);
 
   ReplicaImage& image_;
   LockstepReplica* const lockstep_;
-  std::function<void(protocol::backup::Event)> on_done_;
+  std::function<void(protocol::backup::Event, bool more)> on_done_;
   std::function<void(DivergedEpoch)> on_diverged_;
   std::function<void(std::string)> on_failed_;
   std::mutex mutex_;

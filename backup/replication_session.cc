@@ -80,6 +80,7 @@ SessionOutcome ReplicationSession::run() {
       if (!outcome_) step(event::LinkDown{link_->down_reason()});
     }
     if (!outcome_) step(event::Tick{});
+    send_ack();
   }
   if (outcome_->promote && applier_ && !applier_->drain()) {
     outcome_->promote = false;
@@ -153,10 +154,10 @@ void ReplicationSession::step_posted_events() {
   if (!outcome_ && stop) step(event::Stop{});
 }
 
-void ReplicationSession::post(event::Event event) {
+void ReplicationSession::post(event::Event event, Wake wake) {
   const std::lock_guard lock(mutex_);
   events_.push_back(std::move(event));
-  changed_.notify_all();
+  if (wake == Wake::kYes) changed_.notify_all();
 }
 
 void ReplicationSession::step(const event::Event& event) {
@@ -237,6 +238,7 @@ void ReplicationSession::set_diverged(DivergedEpoch diverged) {
 
 // This backup cannot go on, whatever the primary does.
 void ReplicationSession::fail(const std::string& reason) {
+  send_ack();
   link_->send(protocol::Goodbye{protocol::GoodbyeReason::kDropped, reason});
   outcome_ = SessionOutcome{.failed = true, .reason = reason};
 }
@@ -248,8 +250,17 @@ void ReplicationSession::handle(std::vector<event::Effect> effects) {
 }
 
 void ReplicationSession::carry_out(const event::Send& effect) {
+  if (const auto* ack = std::get_if<protocol::Ack>(&effect.message)) {
+    ack_ = *ack;
+    return;
+  }
+  send_ack();
   refused_ |= std::holds_alternative<protocol::Refuse>(effect.message);
   link_->send(effect.message);
+}
+
+void ReplicationSession::send_ack() {
+  if (const auto ack = std::exchange(ack_, {})) link_->send(*ack);
 }
 
 void ReplicationSession::carry_out(const event::ExamineHello& effect) {
@@ -287,7 +298,7 @@ void ReplicationSession::carry_out(const event::BeginSync&) {
   spdlog::info("full sync begins");
   sync_begun_ = true;
   applier_ = std::make_unique<Applier>(
-      *image_, lockstep_.get(), [this](event::Event event) { post(std::move(event)); },
+      *image_, lockstep_.get(), [this](event::Event event, bool more) { post(std::move(event), more ? Wake::kNo : Wake::kYes); },
       [this](DivergedEpoch diverged) { set_diverged(std::move(diverged)); },
       [this](std::string failure) {
         const std::lock_guard lock(mutex_);

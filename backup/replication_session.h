@@ -84,7 +84,9 @@ class ReplicationSession {
   void step(const protocol::backup::Event& event);
   void publish_status();
   void step_posted_events();
-  void post(protocol::backup::Event event);
+  enum class Wake { kYes, kNo };
+  void post(protocol::backup::Event event, Wake wake = Wake::kYes);
+  void send_ack();
   void fail(const std::string& reason);
   void handle(std::vector<protocol::backup::Effect> effects);
   void carry_out(const protocol::backup::Send& effect);
@@ -120,6 +122,7 @@ class ReplicationSession {
   bool unread_ = false;  // the link may hold more than was taken of it
   bool refused_ = false;
   bool sync_begun_ = false;
+  std::optional<protocol::Ack> ack_;  // of this turn, not yet sent: it speaks for those before it
   bool handed_over_ = false;  // it claims because the primary asked for it
   bool sync_complete_ = false;
   const std::chrono::nanoseconds silence_timeout_;

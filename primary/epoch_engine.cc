@@ -198,7 +198,7 @@ void EpochEngine::close_epoch(Then then) {
   const protocol::EpochClose close{epoch,         pages_, zero_pages_, disk_operations, held->flushed,
                                    static_cast<std::uint32_t>(state->size())};
   // Before the close is on its way: its acknowledgement must find the epoch closed.
-  replica_.post(protocol::primary::EpochClosed{epoch, held->flushed});
+  replica_.post_quietly(protocol::primary::EpochClosed{epoch, held->flushed});
   ship_in_epoch(state_parcel(close, state));
   closed_ = epoch;
   statistics_.epoch_closed({epoch, pause_time, dirty.size(), bytes_});

@@ -48,9 +48,11 @@ class EpochEngine {
     // Called on run()'s thread several times a second, the machine running; may be empty.
     std::function<void(const vmm::Machine&)> on_turn;
   };
-  // Hand an event to the replica thread; post_and_wait returns when it was stepped.
+  // Hand an event to the replica thread; post_and_wait returns when it was stepped. post_quietly does not wake it: nothing
+  // is to be done about the event before a backup's next message, at the latest the next heartbeat.
   struct Replica {
     std::function<void(protocol::primary::Event)> post;
+    std::function<void(protocol::primary::Event)> post_quietly;
     std::function<void(protocol::primary::Event)> post_and_wait;
   };
 

@@ -19,7 +19,7 @@ using vmm::MachineExit;
 namespace {
 
 constexpr auto kPollInterval = 20ms;  // of conditions that the mailbox does not tell
-constexpr auto kLongestUnsent = 1ms;
+constexpr auto kLongestUnsent = 5ms;
 
 static_assert(vmm::kMaxEpochInputsBytes <= protocol::kMaxInputBytesPerEpoch);
 
@@ -130,7 +130,7 @@ bool EpochEngine::may_stay_here(const HeldEpoch& held) const {
 // To every backup that is not healed instead.
 void EpochEngine::send_batch() {
   // Before a close is on its way: its acknowledgement must find the epoch closed.
-  for (const protocol::primary::Event& event : batch_.closed) replica_.post(event);
+  for (const protocol::primary::Event& event : batch_.closed) replica_.post_quietly(event);
   for (const SyncTarget& backup : backups_) {
     const auto healed = [&](const auto& event) {
       const auto* begun = std::get_if<protocol::primary::HealBegun>(&event);

@@ -372,6 +372,7 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
                        options.claim);
   EpochEngine engine(*machine, backends, gate, pool, impl_->mailbox, impl_->statistics,
                      {.post = [&](protocol::primary::Event event) { driver.post(std::move(event)); },
+                      .post_quietly = [&](protocol::primary::Event event) { driver.post_quietly(std::move(event)); },
                       .post_and_wait = [&](protocol::primary::Event event) { driver.post_and_wait(std::move(event)); }},
                      {.epoch_length = options.epoch_length,
                       .deterministic = deterministic,

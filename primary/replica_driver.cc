@@ -69,12 +69,16 @@ void ReplicaDriver::start() {
 }
 
 void ReplicaDriver::post(event::Event event) {
+  post_quietly(std::move(event));
+  changed_.notify_all();
+}
+
+void ReplicaDriver::post_quietly(event::Event event) {
   const std::lock_guard lock(mutex_);
   if (halted_) return;
   POLLUX_ASSERT(events_.size() < kMaxQueuedEvents);
   events_.push_back(std::move(event));
   ++posted_;
-  changed_.notify_all();
 }
 
 void ReplicaDriver::post_and_wait(event::Event event) {

@@ -65,6 +65,8 @@ class ReplicaDriver {
   void start();
   // Thread safe.
   void post(protocol::primary::Event event);
+  // The same, but the driver is not woken for it.
+  void post_quietly(protocol::primary::Event event);
   // Returns when the event was stepped and its effects are carried out, or nothing will be stepped any more. Not from
   // the driver's thread.
   void post_and_wait(protocol::primary::Event event);

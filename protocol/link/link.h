@@ -3,7 +3,7 @@
 // Each link has one I/O thread. send() encodes and encrypts on the caller's thread, straight from the
 // caller's memory into a send buffer: encryption is the slowest step of all (about 1.4 GB/s with
 // AES-256-GCM), so it runs beside the I/O thread's copying into the socket, and the body belongs to the
-// caller again when send() returns. Receiving, the I/O thread decrypts each body into one contiguous buffer
+// caller again when send() returns. A short message goes into the socket at once if it can, and wakes nobody. Receiving, the I/O thread decrypts each body into one contiguous buffer
 // that is moved, never copied, to the receiver. Both queues are bounded in bytes: a slow network blocks
 // send(), a slow receiver stops reading, and TCP carries that to the peer.
 //

@@ -10,13 +10,14 @@
 #include <sys/socket.h>
 
 #include <CLI/CLI.hpp>
-#include <atomic>
 #include <boost/json.hpp>
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <future>
+#include <mutex>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -58,23 +59,33 @@ constexpr Workload kWorkloads[] = {
     {"network", "kv_server", "ip=10.0.0.2", nullptr},
 };
 
-// Units of work, counted by one thread and awaited by another.
+// Units of work, counted by one thread and awaited by another, which must not take time from what is measured.
 class Progress {
  public:
-  void add() { ++units_; }
-  [[nodiscard]] std::uint64_t units() const { return units_; }
+  void add() {
+    const std::lock_guard lock(mutex_);
+    if (++units_ >= awaited_) changed_.notify_all();
+  }
+  [[nodiscard]] std::uint64_t units() const {
+    const std::lock_guard lock(mutex_);
+    return units_;
+  }
   // False: they did not come.
-  [[nodiscard]] bool wait_for(std::uint64_t units) const {
-    const auto deadline = Clock::now() + kGivenUp;
-    while (units_ < units) {
-      if (Clock::now() > deadline) return false;
-      std::this_thread::sleep_for(100us);
-    }
-    return true;
+  [[nodiscard]] bool wait_for(std::uint64_t units) {
+    std::unique_lock lock(mutex_);
+    awaited_ = units;
+    const bool come = changed_.wait_for(lock, kGivenUp, [&] { return units_ >= units; });
+    awaited_ = kNobody;
+    return come;
   }
 
  private:
-  std::atomic<std::uint64_t> units_ = 0;
+  static constexpr std::uint64_t kNobody = ~std::uint64_t{0};
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::uint64_t units_ = 0;
+  std::uint64_t awaited_ = kNobody;
 };
 
 class CountingScreen final : public vmm::ConsolePort {
@@ -204,11 +215,10 @@ Sample measure_units(Progress& progress, std::chrono::milliseconds time, const s
   units(first);
   const auto begin = Clock::now();
   const primary::Summary before = summary();
-  std::uint64_t done = 0;
-  do {
-    units(first + ++done);
-  } while (Clock::now() - begin < time);
-  done = progress.units() - first;
+  std::this_thread::sleep_for(time);
+  const std::uint64_t last = std::max(progress.units(), first) + 1;
+  units(last);
+  const std::uint64_t done = last - first;
   const double took = std::chrono::duration<double>(Clock::now() - begin).count();
   Sample sample{.units_per_second = static_cast<double>(done) / took, .summary = summary()};
   sample.bytes_per_unit = static_cast<double>(sample.summary.bytes_total - before.bytes_total) / static_cast<double>(done);
@@ -306,14 +316,18 @@ std::vector<Row> measure(const Workload& workload, const std::vector<std::uint64
   const double copied_per_unit = measure_protected(workload, time, copy).bytes_per_unit;
   std::vector<Row> rows;
   for (const std::uint64_t length : lengths) {
-    // Beside each other, since the host is not the same from minute to minute.
-    const double unprotected = measure_unprotected(workload, time).units_per_second;
+    // Before and behind, since the host is not the same from second to second.
+    double unprotected = measure_unprotected(workload, time).units_per_second / 2;
+    std::vector<std::pair<primary::CommitRule, Sample>> samples;
     for (const auto rule : {primary::CommitRule::kOnOutput, primary::CommitRule::kEveryEpoch}) {
       primary::PrimaryOptions options;
       options.strategy = protocol::Strategy::kLockstep;
       options.lockstep.epoch_length = {length};
       options.lockstep.commit_rule = rule;
-      const Sample sample = measure_protected(workload, time, options);
+      samples.emplace_back(rule, measure_protected(workload, time, options));
+    }
+    unprotected += measure_unprotected(workload, time).units_per_second / 2;
+    for (const auto& [rule, sample] : samples) {
       rows.push_back({&workload, length, rule, unprotected / sample.units_per_second, sample.epochs_per_second,
                       sample.summary.commit_latency_us.p50, sample.summary.lag_epochs.p50,
                       sample.bytes_per_unit * unprotected, copied_per_unit * unprotected});
@@ -326,7 +340,7 @@ std::vector<Row> measure(const Workload& workload, const std::vector<std::uint64
 int run(int argc, char** argv) {
   CLI::App app("How much longer guests take in lockstep than unprotected, on /dev/kvm, and what goes over the link.");
   std::string json_path;
-  std::uint64_t time_ms = 1000;
+  std::uint64_t time_ms = 2000;
   std::vector<std::uint64_t> lengths{1'000, 4'000, 16'000, 64'000, 256'000, 1'000'000};
   std::vector<std::string> names;
   app.add_option("--json", json_path, "also write the table to this file");
