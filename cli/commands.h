@@ -10,6 +10,7 @@ namespace pollux::cli {
 void add_vm(CLI::App& app, int& exit_code);
 void add_primary(CLI::App& app, int& exit_code);
 void add_backup(CLI::App& app, int& exit_code);
+void add_chaos(CLI::App& app, int& exit_code);
 void add_keygen(CLI::App& app, int& exit_code);
 void add_ctl(CLI::App& app, int& exit_code);
 

@@ -89,6 +89,7 @@ int main(int argc, char** argv) {
   cli::add_backup(app, exit_code);
   cli::add_keygen(app, exit_code);
   cli::add_ctl(app, exit_code);
+  cli::add_chaos(app, exit_code);
   try {
     std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
     if (const CLI::App* command = called_command(app, arguments)) {

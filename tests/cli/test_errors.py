@@ -32,7 +32,7 @@ class Errors(unittest.TestCase):
             self.assertIn(named, lines[0])
 
     def test_commands(self):
-        self.refused("foo: no such command; there are vm, primary, backup, keygen, ctl", "foo")
+        self.refused("foo: no such command; there are vm, primary, backup, keygen, ctl, chaos", "foo")
         self.refused("foo: no such command", "--log-level", "info", "foo", "--kernel", GUEST)
         self.refused("subcommand is required")
 

@@ -1,0 +1,333 @@
+#include "chaos/campaign.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <csignal>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "base/error.h"
+#include "chaos/acknowledged_writes.h"
+#include "chaos/linearizability.h"
+
+namespace pollux::chaos {
+namespace {
+
+using std::chrono::milliseconds;
+using Clock = Stopwatch::Clock;
+
+constexpr const char* kBridgeIp = "10.0.0.1";
+constexpr const char* kGuestIp = "10.0.0.2";
+constexpr std::uint16_t kServerPort = 7000;
+constexpr std::size_t kMaxViolations = 64;
+constexpr std::chrono::seconds kStartLimit{60};  // and for the end
+constexpr std::size_t kLogTail = 12;  // lines of evidence
+
+double seconds(Moment moment) { return std::chrono::duration<double>(moment).count(); }
+
+bool same_content(const std::string& a, const std::string& b) {
+  const auto content = [](const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::ostringstream bytes;
+    bytes << file.rdbuf();
+    return bytes.str();
+  };
+  return content(a) == content(b);
+}
+
+std::string last_lines(const std::string& text) {
+  std::size_t at = text.size();
+  for (std::size_t i = 0; i <= kLogTail && at != std::string::npos && at > 0; ++i) at = text.rfind('\n', at - 1);
+  return at == std::string::npos || at == 0 ? text : text.substr(at + 1);
+}
+
+// The exit codes of a replica that ended by the rules: it was not needed any more, lost an arbitration, or was killed.
+bool orderly(int exit_code) { return exit_code == 0 || exit_code == 1 || exit_code == 128 + SIGKILL; }
+
+}  // namespace
+
+Campaign::Campaign(CampaignOptions options) : options_(std::move(options)), roles_(2) {
+  record_.seed = options_.schedule.seed;
+  record_.duration = options_.schedule.duration;
+  record_.kinds = options_.schedule.kinds;
+  record_.command = options_.command;
+  record_.hosts = {"castor", "pollux"};
+  arbiter_ = (options_.folder / "arbiter").string();
+}
+
+Campaign::~Campaign() { set_arbiter_reachable(true); }
+
+RunRecord Campaign::run() {
+  begin();
+  try {
+    run_faults();
+    drain();
+  } catch (const Over&) {
+    workload_->stop();
+  }
+  for (const auto& host : hosts_) host->kill();
+  judge();
+  return std::move(record_);
+}
+
+void Campaign::begin() {
+  std::filesystem::create_directories(arbiter_);
+  topology_ = std::make_unique<Topology>(
+      kBridgeIp, std::vector{Host::tap_name(record_.hosts[0]), Host::tap_name(record_.hosts[1])});
+  ReplicaSettings settings{.pollux = options_.pollux,
+                           .guest = options_.guest,
+                           .arbiter = options_.without_arbiter ? "none" : "file:" + arbiter_,
+                           .guest_ip = kGuestIp,
+                           .timeout_ms = options_.timeout_ms,
+                           .epoch_ms = options_.epoch_ms};
+  for (std::size_t number = 0; number < record_.hosts.size(); ++number) {
+    hosts_.push_back(std::make_unique<Host>(number, record_.hosts[number], options_.folder, settings, watch_, roles_));
+  }
+  capture_ = std::make_unique<FrameCapture>(std::vector{hosts_[0]->tap(), hosts_[1]->tap()}, kServerPort, watch_);
+  hosts_[0]->start_primary(*hosts_[1]);
+  hosts_[1]->start_backup(*hosts_[0]);
+  const auto limit = Clock::now() + kStartLimit;
+  if (!wait(limit, [&] { return is_protected(watch_.start()); })) {
+    throw Error(fmt::format("the machine was not protected within {} s: see the logs in {}", kStartLimit.count(),
+                            options_.folder.string()));
+  }
+  repairing_ = true;
+  workload_ = std::make_unique<Workload>(
+      WorkloadOptions{.server = {kGuestIp, kServerPort}, .seed = options_.schedule.seed, .clients = options_.clients}, watch_,
+      history_);
+  if (!wait(limit, [&] { return history_.answered_count() > 0; })) throw Error("the guest does not answer its clients");
+}
+
+void Campaign::run_faults() {
+  const std::vector<Fault> schedule = make_schedule(options_.schedule);
+  record_.planned = schedule.size();
+  const Moment zero = watch_.now();  // the schedule's beginning
+  for (const Fault& fault : schedule) {
+    if (options_.interrupted && options_.interrupted()) break;
+    wait_for(kSettle);
+    const auto planned = watch_.start() + std::chrono::duration_cast<Clock::duration>(zero + fault.at);
+    wait(planned, [&] { return options_.interrupted && options_.interrupted(); });
+    const auto before = leader();
+    if (!before || !is_protected(watch_.start())) {
+      violate("protection", "protection was lost while nothing was harmed");
+      throw Over{};
+    }
+    record_.faults.push_back({});
+    FaultRecord& record = record_.faults.back();
+    record.fault = fault;
+    record.struck = watch_.now();
+    strike(record);
+    record.over = watch_.now();
+    recover(record, *before);
+    std::string result = fmt::format("{}/{}  {:8.3f} s  {}", record_.faults.size(), schedule.size(), seconds(record.struck),
+                                     to_text(fault).substr(to_text(fault).find("  ") + 2));
+    if (record.host) result += ", on " + record_.hosts[*record.host];
+    if (record.failover) result += fmt::format(": failover, {:.0f} ms to the first answer", 1000 * seconds(record.failover->time));
+    if (record.protected_again) result += fmt::format("; protected again after {:.1f} s", seconds(*record.protected_again - record.struck));
+    if (!record.note.empty()) result += "; " + record.note;
+    say(result);
+  }
+}
+
+void Campaign::strike(FaultRecord& record) {
+  const Fault& fault = record.fault;
+  const std::size_t primary = leader().value_or(0);
+  const std::size_t target = fault.target == FaultTarget::kBackup ? 1 - primary : primary;
+  if (fault.target != FaultTarget::kLink) record.host = target;
+  repairing_ = false;
+  switch (fault.kind) {
+    case FaultKind::kKill: hosts_[target]->kill(); break;
+    case FaultKind::kPause:
+      hosts_[target]->replica().process().send_signal(SIGSTOP);
+      wait_for(fault.lasts);
+      if (hosts_[target]->runs()) hosts_[target]->replica().process().send_signal(SIGCONT);
+      break;
+    case FaultKind::kPartition: set_links({.cut = true}); break;
+    case FaultKind::kOneWay:
+      set_links({.cut = true}, fault.direction == Direction::kForward, fault.direction == Direction::kBackward);
+      break;
+    case FaultKind::kLatency: set_links({.latency = fault.latency}); break;
+    case FaultKind::kBandwidth: set_links({.bytes_per_second = fault.bytes_per_second}); break;
+    case FaultKind::kCorrupt: hosts_[primary]->link().corrupt_next(fault.direction); break;
+    case FaultKind::kDisconnect: hosts_[primary]->link().disconnect(); break;
+    case FaultKind::kArbiter: strike_arbiter(record); break;
+    case FaultKind::kKillInSync: strike_in_sync(record); break;
+  }
+  if (fault.target == FaultTarget::kLink && fault.kind != FaultKind::kArbiter) {
+    wait_for(fault.lasts);
+    heal_links();
+  }
+  repairing_ = true;
+}
+
+void Campaign::strike_arbiter(FaultRecord& record) {
+  set_arbiter_reachable(false);
+  if (record.fault.target == FaultTarget::kLink) {
+    set_links({.cut = true});
+  } else {
+    hosts_[*record.host]->kill();
+  }
+  wait_for(record.fault.lasts);
+  set_arbiter_reachable(true);
+  heal_links();
+}
+
+void Campaign::strike_in_sync(FaultRecord& record) {
+  Host& host = *hosts_[*record.host];
+  host.kill();
+  host.start_backup(other_than(*record.host));
+  const bool began = wait(Clock::now() + options_.recovery_limit, [&] { return !host.runs() || host.replica().logged("full sync begins"); });
+  if (!began || !host.runs()) {
+    record.note = "no full sync began";
+    return;
+  }
+  host.replica().process().send_signal(SIGSTOP);  // so that it goes no further while its log is read
+  const bool complete = host.replica().logged("full sync complete");
+  host.kill();
+  if (complete) record.note = "the sync was over before the kill";
+}
+
+void Campaign::recover(FaultRecord& record, std::size_t leader_before) {
+  const auto over = Clock::now();
+  const auto deadline = over + options_.recovery_limit;
+  const std::size_t answered = history_.answered_count();
+  const bool again = wait(deadline, [&] { return is_protected(over) && history_.answered_count() > answered; });
+  const auto after = leader();
+  if (after && *after != leader_before && wait(deadline, [&] { return capture_->first_answer(*after, record.struck).has_value(); })) {
+    const Moment answer = *capture_->first_answer(*after, record.struck);
+    record.failover = Failover{leader_before, *after, answer - record.struck};
+  }
+  if (again) {
+    record.protected_again = watch_.now();
+    return;
+  }
+  std::string evidence = fmt::format("{} s after \"{}\" the machine is {}", options_.recovery_limit.count(), to_text(record.fault),
+                                     history_.answered_count() == answered ? "silent" : "not protected");
+  for (const auto& host : hosts_) {
+    evidence += fmt::format("\n  {}: {}", host->name(), host->runs() ? "\n" + last_lines(host->replica().log()) : "nothing runs");
+  }
+  violate("recovery", evidence);
+  throw Over{};
+}
+
+void Campaign::drain() {
+  say("all faults are over: the last answers and reads, then both disks");
+  repairing_ = false;
+  if (!workload_->finish(options_.recovery_limit)) {
+    violate("answers", fmt::format("not every request was answered within {} s after the last fault", options_.recovery_limit.count()));
+  }
+  const auto last = leader();
+  if (!last) return violate("drain", "no host leads the machine in the end");
+  ending_ = true;
+  hosts_[*last]->replica().process().send_signal(SIGTERM);
+  const auto limit = Clock::now() + kStartLimit;
+  if (!wait(limit, [&] { return !hosts_[0]->runs() && !hosts_[1]->runs(); })) {
+    return violate("drain", "the replicas did not end when the primary was told to");
+  }
+  if (!same_content(hosts_[0]->disk(), hosts_[1]->disk())) {
+    violate("disks", fmt::format("after the drain {} and {} differ", hosts_[0]->disk(), hosts_[1]->disk()));
+  }
+}
+
+void Campaign::judge() {
+  record_.ended = watch_.now();
+  capture_->stop();
+  record_.history = history_.copy();
+  record_.roles = roles_.spans(record_.ended);
+  record_.epochs = roles_.samples();
+  for (const std::string& error : workload_->errors()) violate("answers", error);
+  for (const NotLinearizable& found : check_linearizable(record_.history)) violate("linearizability", found.text());
+  for (const std::string& found : check_counters(record_.history)) violate("acknowledged writes", found);
+  std::vector<Incarnation> incarnations;
+  for (const auto& host : hosts_) {
+    for (Incarnation& incarnation : host->incarnations()) incarnations.push_back(std::move(incarnation));
+  }
+  std::sort(incarnations.begin(), incarnations.end(), [](const auto& a, const auto& b) { return a.started < b.started; });
+  const std::vector<AnswerFrame> frames = capture_->frames();
+  record_.frames = frames.size();
+  for (const std::string& found : check_answer_frames(frames, incarnations)) violate("one answers per term", found);
+  if (capture_->lost() > 0) violate("capture", fmt::format("{} frames were not captured: it proves nothing", capture_->lost()));
+}
+
+template <class Condition>
+bool Campaign::wait(Clock::time_point deadline, Condition condition) {
+  for (;;) {
+    tend();
+    if (condition()) return true;
+    const auto now = Clock::now();
+    if (now >= deadline) return false;
+    std::this_thread::sleep_until(std::min<Clock::time_point>(deadline, now + kTick));
+  }
+}
+
+void Campaign::wait_for(milliseconds time) {
+  (void)wait(Clock::now() + time, [] { return false; });
+}
+
+void Campaign::tend() {
+  for (const auto& host : hosts_) {
+    if (const auto code = host->reap()) note_end(*host, *code);
+  }
+  if (!repairing_) return;
+  if (!hosts_[0]->runs() && !hosts_[1]->runs()) {
+    violate("machine lost", "both replicas have ended");
+    throw Over{};
+  }
+  for (std::size_t number = 0; number < hosts_.size(); ++number) {
+    if (!hosts_[number]->runs()) hosts_[number]->start_backup(other_than(number));
+  }
+}
+
+void Campaign::note_end(Host& host, int exit_code) {
+  if (orderly(exit_code) || (ending_ && exit_code == 128 + SIGTERM)) return;
+  violate("crash", fmt::format("a replica on {} ended with code {}: see {}", host.name(), exit_code, options_.folder.string()));
+}
+
+bool Campaign::is_protected(Clock::time_point told_after) const {
+  const auto leading = leader();
+  if (!leading || !hosts_[1 - *leading]->runs()) return false;
+  const Host& primary = *hosts_[*leading];
+  const Host& backup = *hosts_[1 - *leading];
+  const auto recent = [&](const Host& host) { return const_cast<Host&>(host).replica().status_time() > told_after; };
+  return primary.status().is_protected() && backup.status().state == "protecting" && recent(primary) && recent(backup);
+}
+
+std::optional<std::size_t> Campaign::leader() const {
+  std::optional<std::size_t> found;
+  for (std::size_t number = 0; number < hosts_.size(); ++number) {
+    const ReplicaStatus status = hosts_[number]->status();
+    if (status.leads() && (!found || status.term > hosts_[*found]->status().term)) found = number;
+  }
+  return found;
+}
+
+void Campaign::set_links(const LinkConditions& conditions, bool forward, bool backward) {
+  for (const auto& host : hosts_) {
+    if (forward) host->link().set(Direction::kForward, conditions);
+    if (backward) host->link().set(Direction::kBackward, conditions);
+  }
+}
+
+void Campaign::heal_links() {
+  for (const auto& host : hosts_) host->link().heal();
+}
+
+void Campaign::set_arbiter_reachable(bool reachable) {
+  // Replicas have no right to pass by a directory's mode, whoever runs them (ChildProcess).
+  (void)::chmod(arbiter_.c_str(), reachable ? 0700 : 0);
+}
+
+void Campaign::violate(const std::string& check, const std::string& evidence) {
+  if (record_.violations.size() == kMaxViolations) return;
+  record_.violations.push_back({check, evidence});
+  say(fmt::format("VIOLATION of {}: {}", check, evidence));
+}
+
+void Campaign::say(const std::string& line) const {
+  if (options_.progress) options_.progress(line);
+}
+
+}  // namespace pollux::chaos

@@ -1,0 +1,77 @@
+#!/usr/bin/python3
+"""A short campaign of all faults, as the command runs it, and what it leaves behind."""
+import json
+import os
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+POLLUX = os.environ["POLLUX_BIN"]
+GUEST = os.environ["POLLUX_KV_SERVER"]
+ALL_FAULTS = "kill,pause,partition,one-way,latency,bandwidth,corrupt,disconnect,arbiter,kill-in-sync"
+
+
+def chaos(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([POLLUX, "chaos", "run", *words], capture_output=True, text=True, timeout=500)
+
+
+class Campaign(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="pollux-chaos-")
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def test_all_faults_and_every_promise_held(self):
+        done = chaos("--seed", "2", "--duration", "45", "--guest", GUEST, "--report", str(self.folder))
+        logs = "\n".join(f"== {log.name}\n{log.read_text()}" for log in sorted(self.folder.glob("run/*.log")))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr + logs)
+        report = json.loads((self.folder / "report.json").read_text())
+        self.assertTrue(report["passed"])
+        self.assertEqual(report["violations"], [])
+        self.assertEqual(len(report["faults"]), report["faults_planned"])
+        self.assertTrue(all("protected_again_s" in fault for fault in report["faults"]))
+        self.assertEqual(report["faults_enabled"], ALL_FAULTS)
+        self.assertGreater(report["summary"]["failover"]["count"], 0)
+        self.assertGreater(report["summary"]["requests"], 100)
+        self.assertEqual(report["summary"]["unanswered"], 0)
+        self.assertGreaterEqual(report["captured_answers"], report["summary"]["requests"])
+        page = (self.folder / "report.html").read_text()
+        self.assertIn('"seed":2', page)
+        self.assertNotIn("src=", page)
+
+    def test_two_machines_where_nobody_arbitrates_are_found(self):
+        done = chaos("--seed", "1", "--duration", "12", "--faults", "partition", "--without-arbiter", "--recovery-s", "5",
+                     "--guest", GUEST, "--report", str(self.folder))
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        report = json.loads((self.folder / "report.json").read_text())
+        checks = {violation["check"]: violation["evidence"] for violation in report["violations"]}
+        self.assertIn("one answers per term", checks, done.stdout)
+        # Both won term 2, or one answered in term 1 after the other had won term 2: whichever is seen first.
+        self.assertRegex(checks["one answers per term"], "castor-1 .*pollux-1|pollux-1.* castor-1")
+        self.assertIn("recovery", checks)
+        self.assertIn("--seed 1 ", done.stdout)
+        self.assertIn("pollux chaos run --seed 1 --duration 12 --faults partition", done.stdout)
+
+    def test_the_list_of_faults_is_the_seeds(self):
+        words = ("--list", "--seed", "5", "--duration", "600", "--faults", "pause,kill")
+        first = chaos(*words)
+        self.assertEqual(first.returncode, 0, first.stderr)
+        self.assertGreater(len(first.stdout.splitlines()), 50)
+        self.assertEqual(first.stdout, chaos(*words).stdout)
+
+    def test_wrong_options_are_named(self):
+        for words, complaint in (
+            (("--faults", "earthquake"), "--faults: 'earthquake' is no fault; there are kill"),
+            (("--duration", "0"), "--duration: expected 1 to 86400 seconds"),
+            (("--clients", "17"), "--clients: expected 1 to 16"),
+            (("--guest", "/does/not/exist"), "--guest /does/not/exist: no such file"),
+        ):
+            done = chaos("--report", str(self.folder), *words)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn(complaint, done.stderr)
+            self.assertEqual(len(done.stderr.splitlines()), 1)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
