@@ -33,6 +33,7 @@ ReplicaDriver::ReplicaDriver(protocol::PrimaryConfig config, std::vector<std::un
                              EngineMailbox& mailbox, Statistics& statistics, Callbacks callbacks,
                              protocol::Claim claim)
     : silence_timeout_(config.timing.silence_timeout),
+      heartbeat_interval_(config.timing.heartbeat_interval),
       vm_(config.hello.vm),
       replica_(std::move(config)),
       mailbox_(mailbox),
@@ -142,9 +143,11 @@ void ReplicaDriver::run() {
     const TimePoint turn = now();
     const bool stalled = turn - last_turn > silence_timeout_ / 2;
     last_turn = turn;
+    if (stalled) commits_held_until_ = turn + heartbeat_interval_;
     step_posted_events();
     step_links(activity, stalled, turn);
     handle(replica_.step(event::Tick{}, now()));
+    release_after_stall();
     admit_joiners();
     publish_status();
   }
@@ -312,7 +315,20 @@ void ReplicaDriver::carry_out(const event::Protected& effect) {
 // makes the images durable first.
 void ReplicaDriver::carry_out(const event::Committed& effect) {
   unprotected_ |= effect.durable_first || replica_.unprotected();
+  if (now() < commits_held_until_) {
+    held_commit_ = effect;
+    return;
+  }
+  held_commit_.reset();  // it is before this one
   callbacks_.committed(effect.epoch, unprotected_);
+}
+
+// Not while it is being decided who leads: what is committed leaves with everything else when that is this host. A turn
+// comes at least once each heartbeat interval.
+void ReplicaDriver::release_after_stall() {
+  if (!held_commit_ || now() < commits_held_until_ || replica_.claiming()) return;
+  const event::Committed commit = *std::exchange(held_commit_, {});
+  callbacks_.committed(commit.epoch, unprotected_);
 }
 
 void ReplicaDriver::carry_out(const event::ExecutedByAll& effect) { mailbox_.executed(effect.epoch); }

@@ -102,6 +102,7 @@ class ReplicaDriver {
   void admit(Joiner joiner);
   void turn_away(Joiner joiner, const std::string& why);
   void publish_status();
+  void release_after_stall();
   void listen_to(Shipper& shipper);
   void let_leave(std::shared_ptr<Shipper> shipper);
   void receive_from(protocol::BackupId backup);
@@ -124,6 +125,11 @@ class ReplicaDriver {
   void carry_out(const protocol::primary::TakenBack& effect);
 
   const std::chrono::nanoseconds silence_timeout_;
+  const std::chrono::nanoseconds heartbeat_interval_;
+  // After a stall of this host's own. Its backups may have given it up meanwhile, and an Ack of theirs from before that lies
+  // unread beside their goodbye: what it commits waits until whatever they said has been heard.
+  protocol::TimePoint commits_held_until_{};
+  std::optional<protocol::primary::Committed> held_commit_;
   std::vector<protocol::PageNumber> diverged_pages_;  // of the Divergence that is being handled
   const protocol::VmId vm_;
   protocol::PrimaryReplica replica_;
