@@ -48,8 +48,6 @@ void LockstepReplica::restore() {
 std::optional<DivergedEpoch> LockstepReplica::execute(const EpochRecord& record) {
   const vmm::EpochInputs inputs = vmm::decode_epoch_inputs(record.inputs);
   const vmm::EpochDigest expected = vmm::decode_epoch_digest(record.digest);
-  vmm::DeterministicMachine& machine = *running_->machine;
-  if (machine.exit()) return diverged(record.epoch, "the machine has ended here", {});
   const EpochEnd end = replay(inputs);
   if (end.why == EpochEnd::Why::kDiverged) return diverged(record.epoch, end.divergence, {});
   if (const auto how = vmm::difference(expected, end.digest)) {

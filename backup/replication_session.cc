@@ -201,7 +201,7 @@ void ReplicationSession::receive_one(protocol::Received received) {
 void ReplicationSession::take_body(const Message& message, Bytes body) {
   if (const auto* request = std::get_if<protocol::DiskDigestRequest>(&message)) {
     const Bytes digests = image_->digests(*request);
-    link_->send(protocol::DiskDigests{request->disk, request->first, request->count}, digests);
+    send(protocol::DiskDigests{request->disk, request->first, request->count}, digests);
   } else if (const auto* blocks = std::get_if<protocol::DiskBlocks>(&message)) {
     image_->write_blocks(*blocks, body);
   } else if (const auto* sync_pages = std::get_if<protocol::SyncPages>(&message)) {
@@ -238,8 +238,7 @@ void ReplicationSession::set_diverged(DivergedEpoch diverged) {
 
 // This backup cannot go on, whatever the primary does.
 void ReplicationSession::fail(const std::string& reason) {
-  send_ack();
-  link_->send(protocol::Goodbye{protocol::GoodbyeReason::kDropped, reason});
+  send(protocol::Goodbye{protocol::GoodbyeReason::kDropped, reason});
   outcome_ = SessionOutcome{.failed = true, .reason = reason};
 }
 
@@ -254,9 +253,13 @@ void ReplicationSession::carry_out(const event::Send& effect) {
     ack_ = *ack;
     return;
   }
-  send_ack();
   refused_ |= std::holds_alternative<protocol::Refuse>(effect.message);
-  link_->send(effect.message);
+  send(effect.message);
+}
+
+void ReplicationSession::send(const protocol::Message& message, ByteView body) {
+  send_ack();  // messages stay in their order
+  link_->send(message, body);
 }
 
 void ReplicationSession::send_ack() {
@@ -329,7 +332,7 @@ void ReplicationSession::carry_out(const event::ReportDivergence& effect) {
     POLLUX_ASSERT(diverged_.epoch == effect.message.epoch);
     pages = std::move(diverged_.pages);
   }
-  link_->send(effect.message, protocol::encode_page_numbers(pages));
+  send(effect.message, protocol::encode_page_numbers(pages));
 }
 
 void ReplicationSession::carry_out(const event::DiscardPartial& effect) {

@@ -86,6 +86,7 @@ class ReplicationSession {
   void step_posted_events();
   enum class Wake { kYes, kNo };
   void post(protocol::backup::Event event, Wake wake = Wake::kYes);
+  void send(const protocol::Message& message, ByteView body = {});
   void send_ack();
   void fail(const std::string& reason);
   void handle(std::vector<protocol::backup::Effect> effects);

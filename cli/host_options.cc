@@ -28,13 +28,6 @@ DiskOption parse_disk(const std::string& text) {
   return {parts[0], !plain};
 }
 
-class UnconnectedNic final : public vmm::Nic {
- public:
-  int poll_fd() const override { return -1; }
-  std::optional<Bytes> receive() override { return std::nullopt; }
-  void send(ByteView) override {}
-};
-
 NetOption parse_net(const std::string& text) {
   NetOption net;
   for (const std::string& part : split(text)) {
@@ -134,7 +127,7 @@ std::unique_ptr<vmm::Backends> HostOptions::open_for_replay(const std::function<
     images.push_back(for_option("--disk", [&] { return std::make_unique<vmm::PrivateImage>(path); }));
   }
   std::vector<std::unique_ptr<vmm::Nic>> unconnected;
-  for (std::size_t i = 0; i < nics; ++i) unconnected.push_back(std::make_unique<UnconnectedNic>());
+  for (std::size_t i = 0; i < nics; ++i) unconnected.push_back(std::make_unique<vmm::NullNic>());
   return with_consoles(std::move(images), std::move(unconnected), on_leave);
 }
 

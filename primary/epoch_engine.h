@@ -125,7 +125,7 @@ class EpochEngine {
   bool given_up_ = false;
   std::unique_ptr<LockstepRecorder> recorder_;  // while protected in lockstep
   // Records of closed epochs for which nobody waits yet: waking the threads that carry them costs as much as a short epoch
-  // takes. None is older than kLongestUnsent.
+  // takes. None is older than kLongestUnsent, or when the guest waits for something than the Interrupter's turn.
   struct Batch {
     std::vector<protocol::primary::Event> closed;
     std::vector<Parcel> parcels;

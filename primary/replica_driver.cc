@@ -33,7 +33,6 @@ ReplicaDriver::ReplicaDriver(protocol::PrimaryConfig config, std::vector<std::un
                              EngineMailbox& mailbox, Statistics& statistics, Callbacks callbacks,
                              protocol::Claim claim)
     : silence_timeout_(config.timing.silence_timeout),
-      heartbeat_interval_(config.timing.heartbeat_interval),
       vm_(config.hello.vm),
       replica_(std::move(config)),
       mailbox_(mailbox),
@@ -143,7 +142,7 @@ void ReplicaDriver::run() {
     const TimePoint turn = now();
     const bool stalled = turn - last_turn > silence_timeout_ / 2;
     last_turn = turn;
-    if (stalled) commits_held_until_ = turn + heartbeat_interval_;
+    if (stalled) commits_held_until_ = turn + silence_timeout_ / 2;
     step_posted_events();
     step_links(activity, stalled, turn);
     handle(replica_.step(event::Tick{}, now()));

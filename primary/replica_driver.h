@@ -125,7 +125,6 @@ class ReplicaDriver {
   void carry_out(const protocol::primary::TakenBack& effect);
 
   const std::chrono::nanoseconds silence_timeout_;
-  const std::chrono::nanoseconds heartbeat_interval_;
   // After a stall of this host's own. Its backups may have given it up meanwhile, and an Ack of theirs from before that lies
   // unread beside their goodbye: what it commits waits until whatever they said has been heard.
   protocol::TimePoint commits_held_until_{};

@@ -224,7 +224,7 @@ TEST_F(Reprotection, SwitchedThereAndBackTheComputationEndsAsIfNothingHadHappene
   ASSERT_TRUE(leader->wait_for("protected"));
   follower->kill();
   EXPECT_EQ(leader->checksum(), "checksum " + std::to_string(expected.get()));
-  EXPECT_EQ(terms_claimed(), 8);
+  EXPECT_GE(terms_claimed(), 7) << "and one for going on alone, if it was not done before";
   std::ranges::sort(times_us);
   std::ranges::sort(still_us);
   RecordProperty("switchover_us_median", static_cast<int>(times_us[times_us.size() / 2]));

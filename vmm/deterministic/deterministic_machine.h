@@ -88,10 +88,11 @@ class DeterministicMachine : public Machine {
 
   // The epoch that runs next, or is under way.
   [[nodiscard]] virtual EpochNumber epoch() const = 0;
-  // How the machine ended, if it did; then no epoch runs any more.
+  // How the machine ended, if it did.
   [[nodiscard]] virtual const std::optional<MachineExit>& exit() const = 0;
 
-  // Both run to the end of the epoch, on the calling thread. Throw Error when KVM fails.
+  // Both run to the end of the epoch, on the calling thread. Throw Error when KVM fails. In an epoch of a machine that has
+  // ended nothing happens.
   //
   // With inputs of this host. From the first call on, what the backends receive is the machine's.
   virtual EpochEnd record_epoch(EpochLength length) = 0;

@@ -413,8 +413,8 @@ TEST_F(ReplicationSessionTest, PromotionWaitsForTheDisk) {
   const std::uint64_t writes = image_->begun(DiskCall::kWrite);
   image_->hold(DiskCall::kWrite);
   small_epoch(false);
-  small_epoch(false);
   expect_ack(1);
+  small_epoch(false);
   expect_ack(2);
   lose_primary();
   ASSERT_TRUE(image_->wait_until_begun(DiskCall::kWrite, writes + 1));
