@@ -10,24 +10,29 @@ using namespace std::chrono_literals;
 using namespace protocol;
 using State = BackupReplica::State;
 
-BackupHost::BackupHost(World& world, HostId id, std::int64_t drift_ppm, BackupConfig config, Mutant mutant)
-    : Host(world, id, drift_ppm), replica_(config, mutant) {}
+BackupHost::BackupHost(World& world, HostId id, std::size_t site, std::int64_t drift_ppm, BackupConfig config, Mutant mutant)
+    : Host(world, id, site, drift_ppm), replica_(config, mutant) {}
 
-void BackupHost::connect() {
+void BackupHost::connect(std::size_t link, PrimaryHost& primary) {
   if (!alive_) return;
+  link_ = link;
+  primary_ = &primary;
   up_ = true;
+  heard_goodbye_ = false;
   step(backup::LinkUp{});
   rearm();
 }
 
-bool BackupHost::is_over() const {
-  if (!alive_ || failed_) return true;
-  const State state = replica_.state();
-  return state == State::kEnded || state == State::kIdle;
+// Idle it waits for another primary, as it did at first.
+bool BackupHost::is_over() const { return !alive_ || failed_ || replica_.state() == State::kEnded; }
+
+std::vector<std::size_t> BackupHost::links() const {
+  return up_ ? std::vector<std::size_t>{link_} : std::vector<std::size_t>{};
 }
 
 void BackupHost::receive_all() {
-  auto& arrived = world_.network().arrived(link(), Direction::kToBackup);
+  if (!up_) return;
+  auto& arrived = world_.network().arrived(link_, Direction::kToBackup);
   while (runs() && up_ && !arrived.empty() && replica_.staged_bytes() <= kStagingBytes) {
     const Packet packet = std::move(arrived.front());
     arrived.pop_front();
@@ -44,7 +49,7 @@ void BackupHost::receive(const Packet& packet) {
     return step(backup::LinkDown{"reset by peer"});
   }
   const Message& message = *packet.message;
-  const bool deaf = replica_.state() == State::kClaiming || is_over();
+  const bool deaf = replica_.state() == State::kClaiming || replica_.state() == State::kIdle || is_over();
   if (const auto* hello = std::get_if<Hello>(&message)) told_term_ = hello->term;
   if (const auto* next = std::get_if<NewTerm>(&message); next != nullptr && !deaf) told_term_ = next->term;
   heard_goodbye_ |= std::holds_alternative<Goodbye>(message) && !deaf;
@@ -73,14 +78,13 @@ void BackupHost::take_body(const Message& message, GuestState body) {
 void BackupHost::operator_stop() {
   if (!runs() || is_over()) return;
   stopped_by_operator_ = true;
-  if (leads_ || promoting()) return crash();
+  if (promoting()) return crash();
   step(backup::Stop{});
   hang_up();
 }
 
 void BackupHost::fail() {
-  if (!runs() || is_over() || replica_.state() == State::kClaiming || replica_.state() == State::kPromoted)
-    return;
+  if (!runs() || is_over() || !up_ || replica_.state() == State::kClaiming) return;
   failed_ = true;
   carry_out(backup::Send{Goodbye{GoodbyeReason::kDropped, "out of memory"}});
   hang_up();
@@ -98,15 +102,14 @@ std::optional<TimePoint> BackupHost::next_deadline() const {
   return failed_ ? std::nullopt : replica_.next_deadline();
 }
 
-void BackupHost::on_examined() {
-  if (failed_ || is_over()) return;
-  if (refuses_) return step(backup::HelloRefused{"not enough memory"});
+void BackupHost::on_examined(std::size_t link) {
+  if (failed_ || is_over() || link != link_) return;  // or it is over with that link
+  if (std::exchange(refuses_, false)) return step(backup::HelloRefused{"not enough memory"});
   step(backup::HelloAccepted{});
 }
 
 void BackupHost::on_disk(Disk::Job job) {
   if (failed_) return;
-  if (leads_) return release_ready();
   if (!job.durable) {
     const Record record = to_apply_.front();
     to_apply_.pop_front();
@@ -147,11 +150,11 @@ void BackupHost::handle_effects(const BackupUnderTest::Effects& effects) {
 
 void BackupHost::carry_out(const backup::Send& effect) {
   if (const auto* ack = std::get_if<Ack>(&effect.message)) acknowledged_ = ack->epoch;
-  world_.network().send(link(), Direction::kToPrimary, {effect.message, {}});
+  world_.network().send(link_, Direction::kToPrimary, {effect.message, {}});
 }
 
 void BackupHost::carry_out(const backup::ExamineHello&) {
-  schedule_own(world_.random().between(100us, 20ms), EventKind::kExamined);
+  schedule_own(world_.random().between(100us, 20ms), EventKind::kExamined, link_);
 }
 
 void BackupHost::carry_out(const backup::ApplyEpoch& effect) {
@@ -175,12 +178,14 @@ void BackupHost::carry_out(const backup::Promote& effect) {
   promote_to_ = effect.epoch;
   leads_in_ = effect.term;
   world_.checker().promoted(*this, effect.epoch, effect.term);
+  world_.seen().promoted = true;
   world_.moment(Moment::kPromote);
   lead_when_applied();
 }
 
 void BackupHost::carry_out(const backup::Fenced&) {
   fenced_ = true;
+  world_.seen().backup_fenced = true;
   hang_up();
 }
 
@@ -188,31 +193,17 @@ void BackupHost::carry_out(const backup::End&) { hang_up(); }
 
 // Everything whole is on the image first.
 void BackupHost::lead_when_applied() {
-  if (!promoting() || !disk_.jobs.empty()) return;
-  leads_ = true;
+  if (!promoting() || leads_soon_ || !disk_.jobs.empty()) return;
+  leads_soon_ = true;
   const GuestState state = world_.checker().image_at_promotion(*this, *promote_to_, pages_, state_);
-  guest_ = Guest(world_.primary().guest(), state.position);
-  own_epoch_ = *promote_to_;
-  schedule_own(1ms, EventKind::kEpoch);
+  guest_ = Guest(primary_->guest(), state.position);
+  schedule_own(1ms, EventKind::kLead);
 }
 
-// Alone: an output leaves when the flushes it may speak of are durable.
-void BackupHost::on_epoch() {
-  if (!leads_ || is_over()) return;
-  schedule_own(world_.epoch_length(), EventKind::kEpoch);
-  const std::size_t from = guest_.state().position;
-  guest_.run(world_.random());
-  own_epoch_ = own_epoch_.next();
-  if (world_.random().one_in(3)) {
-    own_flush_ = own_epoch_;
-    disk_job({own_epoch_, true});
-  }
-  releasing_.push_back({own_epoch_, from, guest_.state().position, own_flush_});
-  release_ready();
-}
+void BackupHost::on_lead() { world_.succeed(*this); }
 
 void BackupHost::hang_up() {
-  if (std::exchange(up_, false)) world_.network().close(link(), Direction::kToPrimary);
+  if (std::exchange(up_, false)) world_.network().close(link_, Direction::kToPrimary);
 }
 
 }  // namespace pollux::sim

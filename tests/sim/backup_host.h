@@ -1,5 +1,5 @@
-// The host of a backup: BackupReplica, and an engine that stages records, applies them on its disk's time,
-// and becomes the machine when it is promoted.
+// The host of a backup: BackupReplica, and an engine that stages records, and applies them on its disk's time. Promoted,
+// with everything applied, it has done its part: the world makes a PrimaryHost of it.
 #pragma once
 
 #include <optional>
@@ -19,9 +19,10 @@ class BackupHost : public Host {
   static constexpr std::uint64_t kStagingBytes = 256 << 10;
   static constexpr std::uint64_t kMaxRecordBytes = 64 << 10;
 
-  BackupHost(World& world, HostId id, std::int64_t drift_ppm, protocol::BackupConfig config, Mutant mutant);
+  BackupHost(World& world, HostId id, std::size_t site, std::int64_t drift_ppm, protocol::BackupConfig config, Mutant mutant);
 
-  void connect();
+  // A link to this primary is up. Again only when it was turned away: wants_link().
+  void connect(std::size_t link, PrimaryHost& primary);
   void receive_all() override;
   void operator_stop() override;
   // It runs out of memory: says so and ends.
@@ -29,11 +30,15 @@ class BackupHost : public Host {
   void refuse_next() { refuses_ = true; }
 
   [[nodiscard]] protocol::Term leads_in() const override { return leads_in_; }
-  [[nodiscard]] std::size_t link() const { return id_.value - 1u; }
+  // The primary it was last connected to, on its last link.
+  [[nodiscard]] const PrimaryHost& primary() const { return *primary_; }
   [[nodiscard]] protocol::BackupReplica::State state() const { return replica_.state(); }
-  [[nodiscard]] bool leads() const { return leads_; }
-  [[nodiscard]] bool promoting() const { return promote_to_.has_value() && !leads_; }
-  [[nodiscard]] bool is_over() const;  // it leads nothing and waits for nothing
+  [[nodiscard]] bool wants_link() const { return runs() && !failed_ && !up_ && replica_.state() == protocol::BackupReplica::State::kIdle; }
+  [[nodiscard]] bool promoting() const { return alive_ && promote_to_.has_value(); }
+  [[nodiscard]] protocol::EpochId promoted_to() const { return *promote_to_; }
+  [[nodiscard]] bool is_over() const override;
+  [[nodiscard]] std::vector<std::size_t> links() const override;
+  [[nodiscard]] Direction sends() const override { return Direction::kToPrimary; }
   [[nodiscard]] std::optional<protocol::EpochId> acknowledged() const { return acknowledged_; }
   [[nodiscard]] protocol::Term told_term() const { return told_term_; }
   [[nodiscard]] bool fenced() const { return fenced_; }
@@ -47,8 +52,8 @@ class BackupHost : public Host {
   };
 
   void tick() override;
-  void on_epoch() override;
-  void on_examined() override;
+  void on_examined(std::size_t link) override;
+  void on_lead() override;
   void on_disk(Disk::Job job) override;
   void on_claim_answer(protocol::Term term, protocol::Verdict verdict) override;
   void on_stall() override;
@@ -75,6 +80,8 @@ class BackupHost : public Host {
   void hang_up();
 
   BackupUnderTest replica_;
+  PrimaryHost* primary_ = nullptr;
+  std::size_t link_ = 0;
   Record staged_;
   std::deque<Record> to_apply_;
   GuestState pages_;  // of the image
@@ -87,10 +94,8 @@ class BackupHost : public Host {
   std::optional<protocol::EpochId> acknowledged_;
   protocol::Term told_term_{};
   std::optional<protocol::EpochId> promote_to_;
-  bool leads_ = false;
+  bool leads_soon_ = false;
   protocol::Term leads_in_{};
-  protocol::EpochId own_epoch_{};  // once it leads
-  protocol::EpochId own_flush_{};
 };
 
 }  // namespace pollux::sim

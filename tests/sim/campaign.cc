@@ -38,6 +38,8 @@ void add(Coverage& coverage, const Outcome& outcome) {
   coverage.handed_over += outcome.handed_over;
   coverage.went_alone += outcome.went_alone;
   coverage.machine_lost += outcome.machine_lost;
+  coverage.reprotected += outcome.reprotected;
+  coverage.succeeded_twice += outcome.succeeded_twice;
 }
 
 void add(Coverage& coverage, const Coverage& more) {
@@ -49,6 +51,8 @@ void add(Coverage& coverage, const Coverage& more) {
   coverage.handed_over += more.handed_over;
   coverage.went_alone += more.went_alone;
   coverage.machine_lost += more.machine_lost;
+  coverage.reprotected += more.reprotected;
+  coverage.succeeded_twice += more.succeeded_twice;
 }
 
 }  // namespace

@@ -25,6 +25,8 @@ struct Coverage {
   std::uint64_t handed_over = 0;
   std::uint64_t went_alone = 0;
   std::uint64_t machine_lost = 0;
+  std::uint64_t reprotected = 0;
+  std::uint64_t succeeded_twice = 0;
 };
 
 struct CampaignResult {

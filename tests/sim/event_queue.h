@@ -9,14 +9,16 @@
 
 namespace pollux::sim {
 
-// Replica 0 is the primary, replica 1 + b its backup b.
+// A replica: one process, from its start to its end. Those the world begins with are the primary, 0, and its backups; those that
+// are started later count on. A backup that is promoted stays the replica that it was.
 struct HostId {
   std::uint8_t value = 0;
   auto operator<=>(const HostId&) const = default;
 };
 
 enum class EventKind : std::uint8_t {
-  kConnect,       // the link to backup `value` comes up
+  kConnect,       // the link from the first primary to its backup `value` comes up
+  kTend,          // site `value` looks after its replica: a new one where the old is over, another try to join
   kDeliver,       // the next packet of link `value`, direction `value2`
   kTick,          // the state machine's deadline
   kEpoch,         // the guest's epoch ends
@@ -25,6 +27,7 @@ enum class EventKind : std::uint8_t {
   kExamined,      // the backup looked at the Hello
   kClaimArrives,  // at the arbiter: term `value`
   kClaimAnswer,   // at the claimant: term `value`, verdict `value2`
+  kLead,          // the promoted backup runs the machine
   kFault,         // number `value`
   kFaultEnds,
   kCalm,  // every fault ends

@@ -57,9 +57,9 @@ std::vector<Fault> draw_faults(Random& random, std::size_t backups, Time until) 
     fault.length = draw_length(random);
     fault.after = fault.moment == Moment::kTime ? std::min(until, cluster + random.between(0ms, 500ms))
                                                 : random.between(0ms, random.one_in(2) ? 5ms : 100ms);
-    // The primary as often as all backups together.
-    fault.host = {static_cast<std::uint8_t>(random.one_in(2) ? 0 : 1 + random.below(backups))};
-    fault.link = random.below(backups);
+    // The first primary's as often as all others together.
+    fault.site = random.one_in(2) ? 0 : 1 + random.below(backups);
+    fault.backup = random.below(backups);
     fault.direction = random.one_in(2) ? Direction::kToBackup : Direction::kToPrimary;
     faults.push_back(fault);
   }
@@ -70,23 +70,23 @@ std::string to_string(const Fault& fault) {
   const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(fault.length).count();
   const char* way = fault.direction == Direction::kToBackup ? "to the backup" : "to the primary";
   switch (fault.kind) {
-    case FaultKind::kCrash: return fmt::format("replica {} crashes", fault.host.value);
-    case FaultKind::kPowerLoss: return fmt::format("replica {} loses power", fault.host.value);
-    case FaultKind::kPause: return fmt::format("replica {} is paused for {} ms", fault.host.value, ms);
-    case FaultKind::kBreakLink: return fmt::format("link {} breaks", fault.link);
-    case FaultKind::kStallOneWay: return fmt::format("link {} stalls {} for {} ms", fault.link, way, ms);
-    case FaultKind::kStallBothWays: return fmt::format("link {} stalls for {} ms", fault.link, ms);
-    case FaultKind::kDelay: return fmt::format("link {} is slow for {} ms", fault.link, ms);
+    case FaultKind::kCrash: return fmt::format("the replica of site {} crashes", fault.site);
+    case FaultKind::kPowerLoss: return fmt::format("the replica of site {} loses power", fault.site);
+    case FaultKind::kPause: return fmt::format("the replica of site {} is paused for {} ms", fault.site, ms);
+    case FaultKind::kBreakLink: return fmt::format("the link of backup {} breaks", fault.backup);
+    case FaultKind::kStallOneWay: return fmt::format("the link of backup {} stalls {} for {} ms", fault.backup, way, ms);
+    case FaultKind::kStallBothWays: return fmt::format("the link of backup {} stalls for {} ms", fault.backup, ms);
+    case FaultKind::kDelay: return fmt::format("the link of backup {} is slow for {} ms", fault.backup, ms);
     case FaultKind::kSlowDisk:
-      return fmt::format("replica {}'s disk is slow for {} ms", fault.host.value, ms);
-    case FaultKind::kNoMemory: return fmt::format("backup {} has no memory", fault.link);
+      return fmt::format("the replica of site {}'s disk is slow for {} ms", fault.site, ms);
+    case FaultKind::kNoMemory: return fmt::format("backup {} has no memory", fault.backup);
     case FaultKind::kArbiterUnreachable:
-      return fmt::format("replica {} cannot reach the arbiter for {} ms", fault.host.value, ms);
+      return fmt::format("the replica of site {} cannot reach the arbiter for {} ms", fault.site, ms);
     case FaultKind::kArbiterDown: return fmt::format("nobody can reach the arbiter for {} ms", ms);
     case FaultKind::kArbiterSlow: return fmt::format("the arbiter is slow for {} ms", ms);
-    case FaultKind::kSwitchover: return fmt::format("the operator wants backup {} to lead", fault.link);
-    case FaultKind::kRelease: return fmt::format("the operator gives backup {} up", fault.link);
-    case FaultKind::kOperatorStop: return fmt::format("the operator stops replica {}", fault.host.value);
+    case FaultKind::kSwitchover: return fmt::format("the operator wants backup {} to lead", fault.backup);
+    case FaultKind::kRelease: return fmt::format("the operator gives backup {} up", fault.backup);
+    case FaultKind::kOperatorStop: return fmt::format("the operator stops the replica of site {}", fault.site);
   }
   return "unknown";
 }

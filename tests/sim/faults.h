@@ -37,13 +37,14 @@ struct Fault {
   Moment moment = Moment::kTime;
   Time after{};   // the moment, or the world's beginning
   Time length{};  // of those that end
-  HostId host;
-  std::size_t link = 0;
+  std::size_t site = 0;     // its replica at that moment
+  std::size_t backup = 0;   // the link to it; 0 is that of site 1
   Direction direction{};
   bool armed = false;  // its moment came
 };
 
-// Until `until` all have begun, but for those that wait for a moment. One primary and `backups` backups.
+// Until `until` all have begun, but for those that wait for a moment. One site for the first primary, and one for each of
+// `backups` backups.
 [[nodiscard]] std::vector<Fault> draw_faults(Random& random, std::size_t backups, Time until);
 [[nodiscard]] std::string to_string(const Fault& fault);
 

@@ -23,8 +23,9 @@ void Host::handle(const Event& event) {
       if (const auto deadline = next_deadline(); deadline && *deadline <= local_now()) tick();
       break;
     case EventKind::kEpoch: on_epoch(); break;
+    case EventKind::kLead: return on_lead();  // another object is this replica from here on
     case EventKind::kSyncStep: on_sync_step(event.value); break;
-    case EventKind::kExamined: on_examined(); break;
+    case EventKind::kExamined: on_examined(event.value); break;
     case EventKind::kDisk: {
       const Disk::Job job = disk_.jobs.front();
       disk_.jobs.pop_front();

@@ -8,6 +8,7 @@
 
 #include "event_queue.h"
 #include "guest_model.h"
+#include "network.h"
 #include "protocol/types.h"
 #include "protocol/verdict.h"
 
@@ -29,7 +30,9 @@ class Disk {
 
 class Host {
  public:
-  Host(World& world, HostId id, std::int64_t drift_ppm) : world_(world), id_(id), drift_ppm_(drift_ppm) {}
+  // On a site, whose clock drifts.
+  Host(World& world, HostId id, std::size_t site, std::int64_t drift_ppm)
+      : world_(world), id_(id), site_(site), drift_ppm_(drift_ppm) {}
   Host(const Host&) = delete;
   Host& operator=(const Host&) = delete;
   virtual ~Host() = default;
@@ -44,6 +47,12 @@ class Host {
   void crash();
 
   [[nodiscard]] HostId id() const { return id_; }
+  [[nodiscard]] std::size_t site() const { return site_; }
+  // It leads nothing and waits for nothing.
+  [[nodiscard]] virtual bool is_over() const = 0;
+  // Those it takes part in, and in which direction it sends.
+  [[nodiscard]] virtual std::vector<std::size_t> links() const = 0;
+  [[nodiscard]] virtual Direction sends() const = 0;
   [[nodiscard]] bool alive() const { return alive_; }
   [[nodiscard]] bool paused() const { return paused_; }
   [[nodiscard]] bool runs() const { return alive_ && !paused_; }
@@ -51,6 +60,8 @@ class Host {
   [[nodiscard]] const Guest& guest() const { return guest_; }
   [[nodiscard]] protocol::EpochId durable() const { return disk_.durable; }
   [[nodiscard]] std::uint64_t released() const { return released_; }
+  [[nodiscard]] std::int64_t drift_ppm() const { return drift_ppm_; }
+  [[nodiscard]] const Disk& disk() const { return disk_; }
   void set_slow_disk(bool slow) { disk_.slow = slow; }
   [[nodiscard]] protocol::TimePoint local_now() const;
 
@@ -59,9 +70,10 @@ class Host {
 
  protected:
   virtual void tick() = 0;
-  virtual void on_epoch() = 0;
+  virtual void on_epoch() {}
   virtual void on_sync_step(std::size_t) {}
-  virtual void on_examined() {}
+  virtual void on_examined(std::size_t) {}
+  virtual void on_lead() {}
   virtual void on_disk(Disk::Job job) = 0;
   virtual void on_claim_answer(protocol::Term term, protocol::Verdict verdict) = 0;
   virtual void on_stall() = 0;  // it was paused for long: whoever is silent gets another chance
@@ -74,6 +86,7 @@ class Host {
 
   World& world_;
   const HostId id_;
+  const std::size_t site_;
   const std::int64_t drift_ppm_;
   bool alive_ = true;
   bool paused_ = false;

@@ -1,5 +1,9 @@
 #include "invariants.h"
 
+#include <algorithm>
+
+#include "backup_host.h"
+#include "primary_host.h"
 #include "world.h"
 
 namespace pollux::sim {
@@ -17,7 +21,7 @@ void Checker::released(const Host& host, const Outputs& outputs) {
             "two leaders: outputs of an earlier term beyond the state that a later term began with");
   }
   on_one_line(host, outputs.to);
-  if (host.id() != HostId{0} || outputs.epoch == EpochId{0}) return;
+  if (outputs.epoch == EpochId{0}) return;
   const auto& primary = static_cast<const PrimaryHost&>(host);
   require(!primary.fenced(), "outputs of a fenced primary");
   committed_by_all(primary, outputs);
@@ -25,6 +29,7 @@ void Checker::released(const Host& host, const Outputs& outputs) {
 }
 
 void Checker::on_one_line(const Host& host, std::size_t to) {
+  on_line_.resize(std::max<std::size_t>(on_line_.size(), host.id().value + 1u));
   for (std::size_t& at = on_line_[host.id().value]; at < to; ++at) {
     const std::uint64_t hash = host.guest().at(at + 1).hash;
     if (at == line_.size()) line_.push_back(hash);
@@ -36,8 +41,8 @@ void Checker::on_one_line(const Host& host, std::size_t to) {
 void Checker::committed_by_all(const PrimaryHost& primary, const Outputs& outputs) const {
   for (std::size_t b = 0; b < primary.peers(); ++b) {
     const PrimaryHost::Peer& peer = primary.peer(b);
-    if (!peer.sync_end_sent || peer.dropped) continue;
-    const auto acknowledged = world_.backup(b).acknowledged();
+    if (!peer.vouches_for(outputs.epoch)) continue;
+    const auto acknowledged = peer.host->acknowledged();
     require(acknowledged && *acknowledged >= outputs.epoch,
             "outputs before a required backup acknowledged their epoch");
   }
@@ -50,7 +55,7 @@ void Checker::durable_where_promised(const PrimaryHost& primary, const Outputs& 
     bool anyone = primary.durable() >= previous;
     for (std::size_t b = 0; b < primary.peers(); ++b) {
       const PrimaryHost::Peer& peer = primary.peer(b);
-      anyone |= peer.sync_end_sent && !peer.dropped && world_.backup(b).durable() >= previous;
+      anyone |= peer.vouches_for(outputs.epoch) && peer.host->durable() >= previous;
     }
     require(anyone, "outputs that may speak of a flush which no host in charge holds durably");
     return;
@@ -59,9 +64,9 @@ void Checker::durable_where_promised(const PrimaryHost& primary, const Outputs& 
   bool protecting = false;
   for (std::size_t b = 0; b < primary.peers(); ++b) {
     const PrimaryHost::Peer& peer = primary.peer(b);
-    if (!peer.sync_end_sent || peer.dropped) continue;
+    if (!peer.vouches_for(outputs.epoch)) continue;
     protecting = true;
-    require(world_.backup(b).durable() >= outputs.epoch,
+    require(peer.host->durable() >= outputs.epoch,
             "a flush was released that a required backup does not hold durably");
   }
   require(protecting || primary.durable() >= outputs.epoch,
@@ -71,14 +76,14 @@ void Checker::durable_where_promised(const PrimaryHost& primary, const Outputs& 
 // Whoever may have SyncEnd can promote itself, unless the term it would claim is the primary's.
 void Checker::given_up(const PrimaryHost& primary, std::size_t backup) {
   if (!primary.peer(backup).sync_end_sent) return;
-  const Term next = world_.backup(backup).told_term().next();
+  const Term next = primary.peer(backup).host->told_term().next();
   require(world_.arbiter().decided(next) && world_.arbiter().owner(next) == primary.id(),
           "a required backup was given up without a term");
 }
 
-void Checker::superseded(std::size_t backup) {
-  if (!world_.primary().peer(backup).sync_end_sent) return;
-  const Term next = world_.backup(backup).told_term().next();
+void Checker::superseded(const PrimaryHost& primary, std::size_t backup) {
+  if (!primary.peer(backup).sync_end_sent) return;
+  const Term next = primary.peer(backup).host->told_term().next();
   // Also one that was not told of the last term yet.
   require(world_.arbiter().decided(next), "the primary left, and a term that a backup could claim is open");
 }
@@ -91,14 +96,14 @@ void Checker::promoted(const BackupHost& backup, EpochId epoch, Term term) {
   require(world_.arbiter().decided(term) && world_.arbiter().owner(term) == backup.id(),
           "a backup promoted itself in a term that is another's");
   require(!backup.heard_goodbye(), "a backup promoted itself after its primary's Goodbye");
-  const GuestState state = world_.primary().at_end_of(epoch);
+  const GuestState state = backup.primary().at_end_of(epoch);
   require(state.position >= line_.size(), "the promoted state lacks an epoch whose outputs were released");
   for (const Promotion& other : promotions_) require(other.term != term, "two promotions in one term");
   promotions_.push_back({term, state.position});
 }
 
-GuestState Checker::image_at_promotion(const BackupHost&, EpochId epoch, GuestState pages, GuestState state) {
-  const GuestState expected = world_.primary().at_end_of(epoch);
+GuestState Checker::image_at_promotion(const BackupHost& backup, EpochId epoch, GuestState pages, GuestState state) {
+  const GuestState expected = backup.primary().at_end_of(epoch);
   require(pages == expected && state == expected,
           "the promoted image is not the state at the end of its epoch");
   return expected;

@@ -1,14 +1,12 @@
 // What must hold after every step, judged from outside: by what hosts hold and release, not by what they say.
 #pragma once
 
-#include <array>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "event_queue.h"
 #include "guest_model.h"
-#include "protocol/primary_replica.h"
 #include "protocol/types.h"
 
 namespace pollux::sim {
@@ -17,8 +15,6 @@ class BackupHost;
 class Host;
 class PrimaryHost;
 class World;
-
-inline constexpr std::size_t kMaxHosts = 1 + protocol::kMaxBackups;
 
 class Violation : public std::runtime_error {
  public:
@@ -34,7 +30,7 @@ class Checker {
   // The primary counts a backup as gone, or tells it so.
   void given_up(const PrimaryHost& primary, std::size_t backup);
   // The primary left because another replica leads.
-  void superseded(std::size_t backup);
+  void superseded(const PrimaryHost& primary, std::size_t backup);
   void claims(const BackupHost& backup, protocol::Term term);
   void promoted(const BackupHost& backup, protocol::EpochId epoch, protocol::Term term);
   // The image it goes on from is the state at the end of that epoch, which is returned.
@@ -54,7 +50,7 @@ class Checker {
 
   World& world_;
   std::vector<std::uint64_t> line_;  // the one execution the client has seen: the state after each step
-  std::array<std::size_t, kMaxHosts> on_line_{};  // up to where each host's execution is known to be that one
+  std::vector<std::size_t> on_line_;  // by HostId: up to where a replica's execution is known to be that one
   std::vector<Promotion> promotions_;
 };
 

@@ -96,11 +96,10 @@ int run_protocol(const Options& options) {
   fmt::print("{} seeds passed in {:.1f} s, {:.0f} a second\n", worlds.seeds, progress.seconds(),
              static_cast<double>(worlds.seeds) / progress.seconds());
   fmt::print(
-      "of these worlds: {} protected, {} with a promotion, {} with the primary alone, {} with it fenced, {} handed over, {} "
-      "with a "
-      "backup fenced, {} without a machine in the end\n",
+      "of these worlds: {} protected, {} with a promotion, {} with a primary alone, {} with one fenced, {} handed over, {} with a "
+      "backup fenced, {} protected again by a joiner, {} with a second promotion, {} without a machine in the end\n",
       worlds.protected_once, worlds.promoted, worlds.went_alone, worlds.primary_fenced, worlds.handed_over, worlds.backup_fenced,
-      worlds.machine_lost);
+      worlds.reprotected, worlds.succeeded_twice, worlds.machine_lost);
   return kPassed;
 }
 

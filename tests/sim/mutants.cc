@@ -29,7 +29,7 @@ PrimaryUnderTest::Effects PrimaryUnderTest::step(const primary::Event& event, Ti
     append(effects, machine_.step(event, now));
   }
   if (const auto* closed = std::get_if<primary::EpochClosed>(&event);
-      closed != nullptr && mutant_ == Mutant::kSkipCommitWait) {
+      closed != nullptr && (mutant_ == Mutant::kSkipCommitWait || (mutant_ == Mutant::kJoinerNotAwaited && was_alone_))) {
     early_committed_ = closed->epoch;
     effects.emplace_back(primary::Committed{closed->epoch});
   }
@@ -40,7 +40,7 @@ PrimaryUnderTest::Effects PrimaryUnderTest::receive(BackupId from, const Message
   const auto* ack = std::get_if<Ack>(&message);
   if (ack != nullptr && mutant_ == Mutant::kOneAckForAll) return acknowledge_for_all(from, ack->epoch, now);
   Effects effects;
-  if (ack != nullptr) acked_[from.value] = ack->epoch;
+  if (ack != nullptr) acked_[from] = ack->epoch;
   if (ack != nullptr && late_ && late_->backup == from) {
     append(effects, machine_.step(*std::exchange(late_, std::nullopt), now));
   }
@@ -55,8 +55,10 @@ PrimaryUnderTest::Effects PrimaryUnderTest::receive(BackupId from, const Message
 
 EpochId PrimaryUnderTest::acknowledged_without_the_lost() const {
   EpochId least = machine_.closed();
-  for (std::uint32_t b = 0; b < machine_.backups(); ++b) {
-    if (machine_.required({b})) least = std::min(least, acked_[b].value_or(EpochId{0}));
+  for (BackupId b; b < machine_.next_backup(); ++b.value) {
+    if (!machine_.required(b)) continue;
+    const auto acked = acked_.find(b);
+    least = std::min(least, acked == acked_.end() ? EpochId{0} : acked->second);
   }
   return least;
 }
@@ -67,11 +69,11 @@ bool PrimaryUnderTest::required(BackupId backup) const {
 
 PrimaryUnderTest::Effects PrimaryUnderTest::acknowledge_for_all(BackupId from, EpochId epoch, TimePoint now) {
   Effects effects;
-  for (std::uint32_t b = 0; b < kMaxBackups; ++b) {
-    const bool itself = b == from.value;
-    if (acked_[b] ? *acked_[b] >= epoch : !itself) continue;  // only who acknowledged before is spoken for
+  for (BackupId b; b < machine_.next_backup(); ++b.value) {
+    const auto acked = acked_.find(b);
+    if (acked != acked_.end() ? acked->second >= epoch : b != from) continue;  // only who acknowledged before is spoken for
     acked_[b] = epoch;
-    append(effects, machine_.receive({b}, Ack{epoch}, now));
+    append(effects, machine_.receive(b, Ack{epoch}, now));
   }
   return filter(std::move(effects), now);
 }
@@ -82,6 +84,7 @@ PrimaryUnderTest::Effects PrimaryUnderTest::filter(Effects effects, TimePoint no
   for (const primary::Effect& effect : effects) {
     const auto* claim = std::get_if<primary::ClaimTerm>(&effect);
     const auto* commit = std::get_if<primary::Committed>(&effect);
+    was_alone_ |= std::holds_alternative<primary::Unprotected>(effect) || std::holds_alternative<primary::Replicating>(effect);
     if (claim != nullptr) {
       claimed_ = claim->term;
       if (mutant_ == Mutant::kDropWithoutArbiter) {
@@ -93,14 +96,12 @@ PrimaryUnderTest::Effects PrimaryUnderTest::filter(Effects effects, TimePoint no
         out.emplace_back(primary::Committed{early_committed_});
       }
       if (mutant_ == Mutant::kReleaseWithoutTerm) {
-        for (std::uint32_t b = 0; b < machine_.backups(); ++b) {
-          if (released_ && b == released_->value) out.emplace_back(primary::Send{{b}, Goodbye{GoodbyeReason::kDropped, "given up"}});
-        }
+        if (released_) out.emplace_back(primary::Send{*released_, Goodbye{GoodbyeReason::kDropped, "given up"}});
       }
       if (mutant_ == Mutant::kGoodbyeBeforeTheTerm) {
-        for (std::uint32_t b = 0; b < kMaxBackups; ++b) {
-          if (b < machine_.backups() && machine_.state({b}) == PrimaryReplica::BackupState::kLost) {
-            out.emplace_back(primary::Send{{b}, Goodbye{GoodbyeReason::kDropped, "given up"}});
+        for (BackupId b; b < machine_.next_backup(); ++b.value) {
+          if (machine_.state(b) == PrimaryReplica::BackupState::kLost) {
+            out.emplace_back(primary::Send{b, Goodbye{GoodbyeReason::kDropped, "given up"}});
           }
         }
       }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <optional>
 #include <set>
 #include <string_view>
@@ -37,9 +38,11 @@ enum class Mutant : std::uint8_t {
   kArbiterForgets,          // the arbiter gives a term to everyone who claims it
   kRunsInHandover,          // the guest goes on while another is asked to lead
   kReleaseWithoutTerm,      // a backup is given up by the operator before its term is taken
+  kJoinerNotAwaited,        // a primary that was alone does not wait for the Acks of who joined it
+  kSuccessorKeepsTerm,      // a promoted backup goes on in the term of the primary before
 };
 
-inline constexpr std::array<std::string_view, 21> kMutantNames = {
+inline constexpr std::array<std::string_view, 23> kMutantNames = {
     "none",
     "skip-commit-wait",
     "one-ack-for-all",
@@ -61,6 +64,8 @@ inline constexpr std::array<std::string_view, 21> kMutantNames = {
     "arbiter-forgets",
     "runs-in-handover",
     "release-without-term",
+    "joiner-not-awaited",
+    "successor-keeps-term",
 };
 
 // PrimaryReplica with a mutant around it.
@@ -87,6 +92,8 @@ class PrimaryUnderTest {
   [[nodiscard]] protocol::Term term() const { return machine_.term(); }
   [[nodiscard]] bool fenced() const { return machine_.fenced(); }
   [[nodiscard]] bool claiming() const { return machine_.claiming(); }
+  [[nodiscard]] bool takes_joiners() const { return machine_.unprotected() && machine_.alive() == 0; }
+  [[nodiscard]] protocol::BackupId next_backup() const { return machine_.next_backup(); }
 
  private:
   void append(Effects& effects, Effects more) { effects.insert(effects.end(), more.begin(), more.end()); }
@@ -98,7 +105,8 @@ class PrimaryUnderTest {
   protocol::PrimaryReplica machine_;
   const Mutant mutant_;
   protocol::EpochId early_committed_{};
-  std::array<std::optional<protocol::EpochId>, protocol::kMaxBackups> acked_{};
+  std::map<protocol::BackupId, protocol::EpochId> acked_;
+  bool was_alone_ = false;
   std::optional<protocol::primary::SyncFinished> late_;
   std::optional<protocol::BackupId> released_;
   std::optional<protocol::Term> claimed_;

@@ -1,4 +1,4 @@
-// Links between the primary and its backups, as TCP makes them: each direction ordered and whole, delayed,
+// Links between primaries and backups, as TCP makes them: each direction ordered and whole, delayed,
 // stalled by partitions, and broken for good. What is lost, repeated or reordered below TCP is a stall or a
 // delay here; what gets past TCP is caught by the frames' authentication and is a break.
 #pragma once
@@ -28,11 +28,17 @@ class Network {
   // bounded.
   static constexpr std::size_t kMaxQueued = 160;
 
-  Network(World& world, std::size_t links) : world_(world), links_(links) {}
+  explicit Network(World& world) : world_(world) {}
 
+  // A new link, not yet open. Each is one connection: nobody connects on it again.
+  [[nodiscard]] std::size_t add() {
+    links_.emplace_back();
+    return links_.size() - 1;
+  }
   void open(std::size_t link) {
     pipe(link, Direction::kToBackup).open = pipe(link, Direction::kToPrimary).open = true;
   }
+  [[nodiscard]] std::size_t links() const { return links_.size(); }
   void send(std::size_t link, Direction direction, Packet packet);
   // Moves the next packet of the direction to its receiver's queue, unless the direction is stalled.
   void deliver(std::size_t link, Direction direction);
@@ -72,7 +78,7 @@ class Network {
   void put(std::size_t link, Direction direction, Packet packet);
 
   World& world_;
-  std::vector<Link> links_;
+  std::deque<Link> links_;
 };
 
 }  // namespace pollux::sim

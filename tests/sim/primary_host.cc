@@ -1,8 +1,9 @@
 #include "primary_host.h"
 
+#include <algorithm>
 #include <utility>
 
-#include "protocol/overloaded.h"
+#include "backup_host.h"
 #include "world.h"
 
 namespace pollux::sim {
@@ -10,16 +11,60 @@ namespace pollux::sim {
 using namespace std::chrono_literals;
 using namespace protocol;
 
-PrimaryHost::PrimaryHost(World& world, std::int64_t drift_ppm, PrimaryConfig config, Mutant mutant)
-    : Host(world, HostId{0}, drift_ppm), replica_(config, mutant), peers_(config.backups), epochs_(1), mutant_(mutant) {}
+PrimaryHost::PrimaryHost(World& world, HostId id, std::size_t site, std::int64_t drift_ppm, PrimaryConfig config, Mutant mutant)
+    : Host(world, id, site, drift_ppm), replica_(config, mutant), peers_(config.backups), epochs_(1), mutant_(mutant) {}
+
+PrimaryHost::PrimaryHost(World& world, const BackupHost& promoted, PrimaryConfig config, Mutant mutant)
+    : Host(world, promoted.id(), promoted.site(), promoted.drift_ppm()),
+      replica_(config, mutant),
+      first_(config.closed),
+      epochs_{{promoted.guest().state().position, false}},
+      alone_(true),
+      mutant_(mutant),
+      closed_(config.closed) {
+  disk_ = promoted.disk();
+  guest_ = promoted.guest();
+}
+
+bool PrimaryHost::Peer::vouches_for(EpochId epoch) const {
+  return sync_end_sent && !dropped && (base < epoch || host->acknowledged());
+}
 
 void PrimaryHost::start() { schedule_own(world_.epoch_length(), EventKind::kEpoch); }
 
-void PrimaryHost::connect(std::size_t backup) {
-  if (!alive_ || ended_ || fenced_) return;
-  peers_[backup].up = true;
+std::vector<std::size_t> PrimaryHost::links() const {
+  std::vector<std::size_t> links;
+  for (const Peer& peer : peers_) {
+    if (peer.up && !peer.dropped) links.push_back(peer.link);
+  }
+  return links;
+}
+
+bool PrimaryHost::is_protected() const {
+  return !alone_ && !replica_.claiming() && std::ranges::any_of(peers_, [](const Peer& peer) {
+    return peer.sync_end_sent && !peer.dropped && peer.host->acknowledged() && *peer.host->acknowledged() > peer.base;
+  });
+}
+
+void PrimaryHost::connect(std::size_t backup, std::size_t link, BackupHost& host) {
+  if (is_over()) return;
+  Peer& peer = peers_[backup];
+  peer.host = &host;
+  peer.link = link;
+  peer.up = true;
   step(primary::LinkUp{{static_cast<std::uint32_t>(backup)}});
   rearm();
+}
+
+// As ReplicaDriver::admit.
+bool PrimaryHost::admit(std::size_t link, BackupHost& host) {
+  if (stopping_ || !replica_.takes_joiners()) return false;
+  const BackupId id = replica_.next_backup();
+  world_.require(id.value == peers_.size(), "ids of backups do not count up");
+  step(primary::BackupJoined{id});
+  peers_.emplace_back();
+  connect(id.value, link, host);
+  return true;
 }
 
 void PrimaryHost::never_connects(std::size_t backup) {
@@ -31,7 +76,8 @@ void PrimaryHost::never_connects(std::size_t backup) {
 // Everything that arrived, and the link's end after it.
 void PrimaryHost::receive_all() {
   for (std::size_t b = 0; b < peers_.size(); ++b) {
-    auto& arrived = world_.network().arrived(b, Direction::kToPrimary);
+    if (!peers_[b].up) continue;
+    auto& arrived = world_.network().arrived(peers_[b].link, Direction::kToPrimary);
     while (runs() && !arrived.empty()) {
       const Packet packet = std::move(arrived.front());
       arrived.pop_front();
@@ -59,10 +105,10 @@ void PrimaryHost::operator_stop() {
 }
 
 EpochId PrimaryHost::previous_flush(EpochId epoch) const {
-  for (std::uint64_t e = epoch.value; e-- > 1;) {
-    if (epochs_[e].flushed) return {e};
+  for (std::uint64_t e = epoch.value; e > first_.value + 1;) {
+    if (at({--e}).flushed) return {e};
   }
-  return {0};
+  return {0};  // what was promoted is durable
 }
 
 void PrimaryHost::tick() { step(primary::Tick{}); }
@@ -92,15 +138,23 @@ void PrimaryHost::on_epoch() {
   if (!fenced_) finish_syncs();
 }
 
-void PrimaryHost::operator_switch(std::size_t to) {
-  if (!runs() || fenced_ || stopping_ || ended_ || wanted_) return;
-  wanted_ = BackupId{static_cast<std::uint32_t>(to)};
+std::optional<BackupId> PrimaryHost::pick(std::size_t pick) const {
+  std::vector<BackupId> able;
+  for (std::uint32_t b = 0; b < peers_.size(); ++b) {
+    if (peers_[b].up && !peers_[b].dropped) able.push_back({b});
+  }
+  return able.empty() ? std::nullopt : std::optional(able[pick % able.size()]);
+}
+
+void PrimaryHost::operator_switch(std::size_t pick) {
+  if (!runs() || is_over() || stopping_ || wanted_) return;
+  wanted_ = this->pick(pick);
   patience_ = 20;
 }
 
-void PrimaryHost::operator_release(std::size_t backup) {
-  if (!runs() || fenced_ || stopping_ || ended_ || !peers_[backup].up) return;
-  step(primary::Release{{static_cast<std::uint32_t>(backup)}});
+void PrimaryHost::operator_release(std::size_t pick) {
+  if (!runs() || is_over() || stopping_) return;
+  if (const auto backup = this->pick(pick)) step(primary::Release{*backup});
 }
 
 // As the engine: the last epoch is closed, and when it is committed the backup is asked.
@@ -130,7 +184,7 @@ void PrimaryHost::run_unheld() {
   guest_.run(world_.random());
   releasing_.push_back({{0}, from, guest_.state().position, {}});
   release_ready();
-  epochs_[0].end = guest_.state().position;
+  epochs_.front().end = guest_.state().position;
 }
 
 void PrimaryHost::close_epoch() {
@@ -170,7 +224,7 @@ void PrimaryHost::on_sync_step(std::size_t backup) {
     return;
   }
   schedule_own(world_.random().between(1ms, 30ms), EventKind::kSyncStep, backup);
-  if (world_.network().queued(backup, Direction::kToBackup) > 16) return;
+  if (world_.network().queued(peer.link, Direction::kToBackup) > 16) return;
   --peer.sync_steps_left;
   peer.sync_pages += 2;
   send(backup, SyncPages{{{{16}, 2, false}}});
@@ -253,14 +307,31 @@ void PrimaryHost::carry_out(const primary::DropBackup& effect) {
   Peer& peer = peers_[effect.backup.value];
   peer.dropped = true;
   if (replica_.fenced()) {
-    world_.checker().superseded(effect.backup.value);
+    world_.checker().superseded(*this, effect.backup.value);
   } else {
     world_.checker().given_up(*this, effect.backup.value);
   }
-  if (peer.up) world_.network().close(effect.backup.value, Direction::kToBackup);
+  hang_up(peer);
 }
 
-void PrimaryHost::carry_out(const primary::Unprotected&) { alone_ |= replica_.unprotected(); }
+void PrimaryHost::hang_up(Peer& peer) {
+  if (std::exchange(peer.up, false)) world_.network().close(peer.link, Direction::kToBackup);
+}
+
+void PrimaryHost::carry_out(const primary::Protected&) {
+  world_.seen().protected_once = true;
+  world_.seen().reprotected |= joined_;
+}
+
+void PrimaryHost::carry_out(const primary::Replicating&) {
+  alone_ = false;
+  joined_ = true;
+}
+
+void PrimaryHost::carry_out(const primary::Unprotected&) {
+  alone_ |= replica_.unprotected();
+  world_.seen().went_alone = true;
+}
 
 void PrimaryHost::carry_out(const primary::ClaimTerm& effect) { world_.claim(id_, effect.term); }
 
@@ -279,17 +350,19 @@ void PrimaryHost::carry_out(const primary::TakenBack&) {
 // The links are closed by DropBackup.
 void PrimaryHost::carry_out(const primary::HandedOver&) {
   world_.require(held_.empty(), "something is held by a primary that has handed over");
-  fenced_ = handed_over_ = true;
+  fenced_ = true;
+  world_.seen().handed_over = true;
   releasing_.clear();
 }
 
 void PrimaryHost::carry_out(const primary::Fenced&) {
   fenced_ = true;
+  world_.seen().primary_fenced = true;
   held_.clear();
   releasing_.clear();
-  for (std::size_t b = 0; b < peers_.size(); ++b) {
-    if (peers_[b].up && !peers_[b].dropped) world_.network().close(b, Direction::kToBackup);
-    peers_[b].dropped = true;
+  for (Peer& peer : peers_) {
+    hang_up(peer);
+    peer.dropped = true;
   }
 }
 
@@ -299,13 +372,12 @@ void PrimaryHost::end_when_committed() {
   if (!held_.empty() || !releasing_.empty()) return;
   ended_ = true;
   step(primary::Stop{GoodbyeReason::kPoweredOff});
-  for (std::size_t b = 0; b < peers_.size(); ++b) {
-    if (peers_[b].up && !peers_[b].dropped) world_.network().close(b, Direction::kToBackup);
-  }
+  for (Peer& peer : peers_) hang_up(peer);
 }
 
 void PrimaryHost::send(std::size_t backup, Message message, GuestState body) {
-  world_.network().send(backup, Direction::kToBackup, {std::move(message), body});
+  if (!peers_[backup].up) return;
+  world_.network().send(peers_[backup].link, Direction::kToBackup, {std::move(message), body});
 }
 
 }  // namespace pollux::sim

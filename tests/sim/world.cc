@@ -23,6 +23,16 @@ std::int64_t draw_drift(Random& random) {
   return static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(2 * most))) - most;
 }
 
+// More than these are not started: a world ends.
+constexpr std::size_t kMaxReplicas = 200;
+
+BackupConfig backup_config(const Timing& timing) {
+  BackupConfig config;
+  config.max_record_bytes = BackupHost::kMaxRecordBytes;
+  config.timing = timing;
+  return config;
+}
+
 Hello make_hello() {
   Hello hello;
   hello.term = kFirstTerm;
@@ -40,25 +50,40 @@ World::World(std::uint64_t seed, Mutant mutant, std::function<void(const std::st
       timing_{50ms, 300ms, 60ms, 700ms},
       epoch_length_(random_.between(15ms, 60ms)),
       backup_count_(1 + random_.below(kMaxBackups)),
-      network_(*this, backup_count_),
+      network_(*this),
       checker_(*this),
       arbiter_(kFirstTerm, HostId{0}, mutant == Mutant::kArbiterForgets),
-      faults_(draw_faults(random_, backup_count_, kFaultsUntil)) {
+      faults_(draw_faults(random_, backup_count_, kFaultsUntil)),
+      struck_(faults_.size()),
+      arbiter_unreachable_(1 + backup_count_),
+      restarts_(!random_.one_in(4)),
+      mutant_(mutant) {
   PrimaryConfig primary;
   primary.hello = make_hello();
   primary.backups = backup_count_;
   primary.timing = timing_;
-  primary_ = std::make_unique<PrimaryHost>(*this, draw_drift(random_), primary, mutant);
-  BackupConfig backup;
-  backup.max_record_bytes = BackupHost::kMaxRecordBytes;
-  backup.timing = timing_;
+  sites_.push_back({0});
+  add<PrimaryHost>(*this, HostId{0}, std::size_t{0}, draw_drift(random_), primary, mutant_);
   for (std::size_t b = 0; b < backup_count_; ++b) {
-    const HostId id{static_cast<std::uint8_t>(1 + b)};
-    backups_.push_back(std::make_unique<BackupHost>(*this, id, draw_drift(random_), backup, mutant));
+    sites_.push_back({static_cast<std::uint8_t>(replicas_.size())});
+    add<BackupHost>(*this, sites_.back(), 1 + b, draw_drift(random_), backup_config(timing_), mutant_);
   }
 }
 
 World::~World() = default;
+
+template <class Kind, class... Arguments>
+Kind& World::add(Arguments&&... arguments) {
+  auto made = std::make_unique<Kind>(std::forward<Arguments>(arguments)...);
+  Kind& added = *made;
+  ever_.push_back(std::move(made));
+  if (added.id().value == replicas_.size()) {
+    replicas_.push_back(&added);
+  } else {
+    replicas_[added.id().value] = &added;
+  }
+  return added;
+}
 
 void World::run() {
   for (std::size_t f = 0; f < faults_.size(); ++f) {
@@ -68,8 +93,9 @@ void World::run() {
     const Time at = random_.one_in(8) ? random_.between(1ms, 400ms) : random_.between(1ms, 30ms);
     schedule(at, EventKind::kConnect, {}, b);
   }
+  for (std::size_t site = 0; site < sites_.size(); ++site) schedule(500ms, EventKind::kTend, {}, site);
   schedule(kFaultsUntil, EventKind::kCalm);
-  primary_->start();
+  primary_at(0)->start();
   while (!done_ && !queue_.empty()) {
     const Event event = queue_.pop();
     now_ = event.at;
@@ -80,17 +106,19 @@ void World::run() {
 void World::dispatch(const Event& event) {
   switch (event.kind) {
     case EventKind::kConnect: return connect(event.value);
+    case EventKind::kTend: return tend(event.value);
     case EventKind::kDeliver: {
       const auto direction = static_cast<Direction>(event.value2);
       network_.deliver(event.value, direction);
-      Host& to = direction == Direction::kToBackup ? static_cast<Host&>(*backups_[event.value]) : *primary_;
+      const Ends& ends = links_[event.value];
+      Host& to = direction == Direction::kToBackup ? static_cast<Host&>(*ends.backup) : *ends.primary;
       if (to.runs()) to.receive_all();
       return;
     }
     case EventKind::kClaimArrives: return claim_arrives(event);
-    case EventKind::kFault: return begin(faults_[event.value]);
+    case EventKind::kFault: return begin(event.value);
     case EventKind::kFaultEnds:
-      if (!calm_) end(faults_[event.value]);
+      if (!calm_) end(event.value);
       return;
     case EventKind::kCalm: return calm();
     case EventKind::kCheckProgress: {
@@ -104,14 +132,75 @@ void World::dispatch(const Event& event) {
   }
 }
 
+// Replicas, and what connects them.
+
 void World::connect(std::size_t backup) {
-  const bool reached = backups_[backup]->alive() && primary_->alive() && !primary_->ended();
-  if (!reached || random_.one_in(30)) return primary_->never_connects(backup);
-  if (random_.one_in(40)) backups_[backup]->refuse_next();
-  network_.open(backup);
-  primary_->connect(backup);
-  backups_[backup]->connect();
+  PrimaryHost* primary = primary_at(0);
+  BackupHost* host = backup_at(1 + backup);
+  if (primary == nullptr || primary->id() != HostId{0} || primary->is_over()) return;
+  if (host == nullptr || !host->alive() || random_.one_in(30)) return primary->never_connects(backup);
+  if (random_.one_in(40)) host->refuse_next();
+  const std::size_t link = this->link(*primary, *host);
+  network_.open(link);
+  primary->connect(backup, link, *host);
+  host->connect(link, *primary);
 }
+
+std::size_t World::link(PrimaryHost& primary, BackupHost& backup) {
+  links_.push_back({&primary, &backup});
+  return network_.add();
+}
+
+// As whoever looks after a host: the process is started again when it has ended, and joins whoever leads.
+void World::tend(std::size_t site) {
+  schedule(now_ + random_.between(20ms, 200ms), EventKind::kTend, {}, site);
+  if (at(site).is_over()) {
+    if ((restarts_ || calm_) && replicas_.size() < kMaxReplicas) start_replica(site);
+  } else if (BackupHost* backup = backup_at(site); backup != nullptr && backup->wants_link()) {
+    join(*backup);
+  }
+}
+
+void World::start_replica(std::size_t site) {
+  const HostId id{static_cast<std::uint8_t>(replicas_.size())};
+  if (trace_) note(fmt::format("site {} starts replica {}", site, id.value));
+  const std::int64_t drift_ppm = at(site).drift_ppm();
+  sites_[site] = id;
+  add<BackupHost>(*this, id, site, drift_ppm, backup_config(timing_), mutant_);
+}
+
+// At the first that answers as a primary, be it that it leads no more and does not know it.
+void World::join(BackupHost& joiner) {
+  const std::size_t begin = random_.below(sites_.size());
+  for (std::size_t s = 0; s < sites_.size(); ++s) {
+    PrimaryHost* primary = primary_at((begin + s) % sites_.size());
+    if (primary == nullptr || !primary->runs() || primary->is_over()) continue;
+    const std::size_t link = this->link(*primary, joiner);
+    network_.open(link);
+    if (random_.one_in(40)) joiner.refuse_next();
+    joiner.connect(link, *primary);
+    if (primary->admit(link, joiner)) return;
+    network_.send(link, Direction::kToBackup, {Goodbye{GoodbyeReason::kDropped, "not now"}, {}});
+    return network_.close(link, Direction::kToBackup);
+  }
+}
+
+void World::succeed(BackupHost& promoted) {
+  PrimaryConfig config;
+  config.hello = make_hello();
+  config.hello.term = promoted.leads_in();
+  if (mutant_ == Mutant::kSuccessorKeepsTerm) config.hello.term = promoted.told_term();
+  config.backups = 0;
+  config.closed = promoted.promoted_to();
+  config.timing = timing_;
+  seen_.succeeded_twice |= promoted.primary().succeeded();
+  if (trace_) note(fmt::format("replica {} leads", promoted.id().value));
+  add<PrimaryHost>(*this, promoted, config, mutant_).start();
+}
+
+BackupHost* World::backup_at(std::size_t site) const { return dynamic_cast<BackupHost*>(&at(site)); }
+
+PrimaryHost* World::primary_at(std::size_t site) const { return dynamic_cast<PrimaryHost*>(&at(site)); }
 
 // The arbiter.
 
@@ -120,7 +209,7 @@ void World::claim(HostId claimant, Term term) {
     return arbiter_slow_ > 0 ? random_.between(50ms, 900ms) : random_.between(200us, 10ms);
   };
   moment(Moment::kClaim);
-  if (arbiter_unreachable_[claimant.value] > 0 && random_.one_in(2)) {
+  if (arbiter_unreachable_[host(claimant).site()] > 0 && random_.one_in(2)) {
     schedule(now_ + kArbiterTimeout, EventKind::kClaimAnswer, claimant, term.value,
              static_cast<std::uint32_t>(Verdict::kUnreachable));
     // The question never gets there, or long after the claimant gave up waiting.
@@ -135,7 +224,7 @@ void World::claim(HostId claimant, Term term) {
 void World::claim_arrives(const Event& event) {
   const Verdict verdict = arbiter_.claim({event.value}, event.host);
   if (event.value2 == kNobodyWaits) return;
-  const bool answer_lost = arbiter_unreachable_[event.host.value] > 0;
+  const bool answer_lost = arbiter_unreachable_[host(event.host).site()] > 0;
   const Verdict told = answer_lost ? Verdict::kUnreachable : verdict;
   const Time at = now_ + (answer_lost         ? kArbiterTimeout
                           : arbiter_slow_ > 0 ? random_.between(50ms, 900ms)
@@ -159,48 +248,63 @@ void World::moment(Moment moment) {
   }
 }
 
-void World::begin(const Fault& fault) {
+void World::begin(std::size_t index) {
   if (calm_) return;
+  const Fault& fault = faults_[index];
   if (trace_) note(to_string(fault));
-  const std::size_t index = static_cast<std::size_t>(&fault - faults_.data());
+  Host& target = at(fault.site);
+  // The link of the backup there, or else any.
+  const BackupHost* linked = backup_at(1 + fault.backup);
+  const std::vector<std::size_t> links = linked != nullptr ? linked->links() : std::vector<std::size_t>{};
+  if (links.empty() && links_.empty()) return;
+  const std::size_t link = !links.empty() ? links.front() : random_.below(links_.size());
+  struck_[index] = {target.id(), link};
   schedule(now_ + fault.length, EventKind::kFaultEnds, {}, index);
-  Host& target = host(fault.host);
+  PrimaryHost* leads = leader();
   switch (fault.kind) {
-    case FaultKind::kCrash: return cut_off(fault.host, false);
-    case FaultKind::kPowerLoss: return cut_off(fault.host, true);
+    case FaultKind::kCrash: return cut_off(target, false);
+    case FaultKind::kPowerLoss: return cut_off(target, true);
     case FaultKind::kPause: return target.pause();
-    case FaultKind::kBreakLink: return network_.break_link(fault.link);
-    case FaultKind::kStallOneWay: return network_.stall(fault.link, fault.direction);
+    case FaultKind::kBreakLink: return network_.break_link(link);
+    case FaultKind::kStallOneWay: return network_.stall(link, fault.direction);
     case FaultKind::kStallBothWays:
-      network_.stall(fault.link, Direction::kToBackup);
-      return network_.stall(fault.link, Direction::kToPrimary);
-    case FaultKind::kDelay: return network_.set_extra_delay(fault.link, fault.length / 4);
+      network_.stall(link, Direction::kToBackup);
+      return network_.stall(link, Direction::kToPrimary);
+    case FaultKind::kDelay: return network_.set_extra_delay(link, fault.length / 4);
     case FaultKind::kSlowDisk: return target.set_slow_disk(true);
-    case FaultKind::kNoMemory: return backups_[fault.link]->fail();
-    case FaultKind::kArbiterUnreachable: ++arbiter_unreachable_[fault.host.value]; return;
+    case FaultKind::kNoMemory:
+      if (BackupHost* backup = backup_at(1 + fault.backup)) backup->fail();
+      return;
+    case FaultKind::kArbiterUnreachable: ++arbiter_unreachable_[fault.site]; return;
     case FaultKind::kArbiterDown:
       for (int& faults : arbiter_unreachable_) ++faults;
       return;
     case FaultKind::kArbiterSlow: ++arbiter_slow_; return;
-    case FaultKind::kSwitchover: return primary_->operator_switch(fault.link);
-    case FaultKind::kRelease: return primary_->operator_release(fault.link);
+    case FaultKind::kSwitchover:
+      if (leads != nullptr) leads->operator_switch(fault.backup);
+      return;
+    case FaultKind::kRelease:
+      if (leads != nullptr) leads->operator_release(fault.backup);
+      return;
     case FaultKind::kOperatorStop:
       if (target.runs()) target.operator_stop();
       return;
   }
 }
 
-void World::end(const Fault& fault) {
-  Host& target = host(fault.host);
+void World::end(std::size_t index) {
+  const Fault& fault = faults_[index];
+  Host& target = host(struck_[index].host);
+  const std::size_t link = struck_[index].link;
   switch (fault.kind) {
     case FaultKind::kPause: return target.resume();
-    case FaultKind::kStallOneWay: return network_.heal(fault.link, fault.direction);
+    case FaultKind::kStallOneWay: return network_.heal(link, fault.direction);
     case FaultKind::kStallBothWays:
-      network_.heal(fault.link, Direction::kToBackup);
-      return network_.heal(fault.link, Direction::kToPrimary);
-    case FaultKind::kDelay: return network_.set_extra_delay(fault.link, 0ms);
+      network_.heal(link, Direction::kToBackup);
+      return network_.heal(link, Direction::kToPrimary);
+    case FaultKind::kDelay: return network_.set_extra_delay(link, 0ms);
     case FaultKind::kSlowDisk: return target.set_slow_disk(false);
-    case FaultKind::kArbiterUnreachable: --arbiter_unreachable_[fault.host.value]; return;
+    case FaultKind::kArbiterUnreachable: --arbiter_unreachable_[fault.site]; return;
     case FaultKind::kArbiterDown:
       for (int& faults : arbiter_unreachable_) --faults;
       return;
@@ -209,58 +313,65 @@ void World::end(const Fault& fault) {
   }
 }
 
-void World::cut_off(HostId id, bool silently) {
-  host(id).crash();
-  for (std::size_t link = 0; link < backup_count_; ++link) {
-    if (id.value != 0 && link + 1 != id.value) continue;
+void World::cut_off(Host& host, bool silently) {
+  for (const std::size_t link : host.links()) {
     if (silently) {
       network_.silence(link);
     } else {
-      network_.close(link, id.value == 0 ? Direction::kToBackup : Direction::kToPrimary);
+      network_.close(link, host.sends());
     }
   }
+  host.crash();
 }
 
 void World::calm() {
   if (trace_) note("calm: every fault ends");
-  for (std::size_t link = 0; link < backup_count_; ++link) {
+  for (std::size_t link = 0; link < network_.links(); ++link) {
     network_.heal(link, Direction::kToBackup);
     network_.heal(link, Direction::kToPrimary);
     network_.set_extra_delay(link, 0ms);
   }
-  arbiter_unreachable_ = {};
+  std::ranges::fill(arbiter_unreachable_, 0);
   arbiter_slow_ = 0;
   calm_ = true;
-  for (std::uint8_t h = 0; h < 1 + backup_count_; ++h) {
-    host({h}).set_slow_disk(false);
-    host({h}).resume();
-    released_at_calm_[h] = host({h}).released();
+  for (std::size_t site = 0; site < sites_.size(); ++site) {
+    at(site).set_slow_disk(false);
+    at(site).resume();
   }
+  released_at_calm_.resize(kMaxReplicas);
+  for (std::size_t id = 0; id < replicas_.size(); ++id) released_at_calm_[id] = replicas_[id]->released();
   schedule(now_ + kCheckInterval, EventKind::kCheckProgress);
 }
 
-const Host* World::leader() const {
-  for (const auto& backup : backups_) {
-    if (backup->alive() && (backup->leads() || backup->promoting())) return backup.get();
+PrimaryHost* World::leader() const {
+  PrimaryHost* leads = nullptr;
+  for (std::size_t site = 0; site < sites_.size(); ++site) {
+    PrimaryHost* primary = primary_at(site);
+    if (primary == nullptr || primary->is_over()) continue;
+    if (leads == nullptr || primary->leads_in() > leads->leads_in()) leads = primary;
   }
-  return primary_->alive() && !primary_->fenced() && !primary_->ended() ? primary_.get() : nullptr;
+  return leads;
 }
 
 bool World::came_to_a_good_end(std::string& what_lacks) const {
-  const Host* leads = leader();
-  const bool primary_leads = leads == primary_.get();
-  if (!primary_leads && primary_->alive() && !primary_->fenced() && !primary_->ended()) {
-    what_lacks = "the primary does not know that it was replaced";
-    return false;
-  }
-  for (const auto& backup : backups_) {
-    if (primary_leads || backup.get() == leads || backup->is_over()) continue;
-    what_lacks = fmt::format("backup {} is left {}", backup->link(), to_string(backup->state()));
+  const PrimaryHost* leads = leader();
+  for (std::size_t site = 0; site < sites_.size(); ++site) {
+    if (primary_at(site) != nullptr && primary_at(site) != leads && !at(site).is_over()) {
+      what_lacks = fmt::format("replica {} does not know that it was replaced", at(site).id().value);
+      return false;
+    }
+    const BackupHost* backup = backup_at(site);
+    if (backup == nullptr || backup->is_over()) continue;
+    // Waiting for another primary, or protecting this one.
+    if (backup->state() == BackupReplica::State::kIdle || (leads != nullptr && &backup->primary() == leads)) continue;
+    what_lacks = fmt::format("replica {} is left {}", backup->id().value, to_string(backup->state()));
     return false;
   }
   if (leads != nullptr) {
-    what_lacks = fmt::format("replica {} leads and lets nothing out", leads->id().value);
-    return leads->released() >= released_at_calm_[leads->id().value] + kOutputsThatFlow;
+    const std::uint64_t flowed = leads->released() - released_at_calm_[leads->id().value];
+    what_lacks = fmt::format("replica {} leads, is {}, and let out {} outputs", leads->id().value,
+                             leads->is_protected() ? "protected" : "not protected", flowed);
+    return leads->is_protected() && flowed >= kOutputsThatFlow;
   }
   const Host& last = host(arbiter_.owner(arbiter_.last()));
   what_lacks = fmt::format("replica {} has the last term and does not lead", last.id().value);
@@ -268,25 +379,9 @@ bool World::came_to_a_good_end(std::string& what_lacks) const {
 }
 
 Outcome World::outcome() const {
-  Outcome outcome;
-  for (const auto& backup : backups_) {
-    outcome.protected_once |= backup->acknowledged().has_value();
-    outcome.promoted |= backup->leads() || backup->promoting();
-    outcome.backup_fenced |= backup->fenced();
-  }
-  outcome.primary_fenced = primary_->fenced();
-  outcome.handed_over = primary_->handed_over();
-  outcome.went_alone = primary_->alone();
+  Outcome outcome = seen_;
   outcome.machine_lost = leader() == nullptr && !host(arbiter_.owner(arbiter_.last())).stopped_by_operator();
   return outcome;
-}
-
-Host& World::host(HostId id) {
-  return id.value == 0 ? static_cast<Host&>(*primary_) : *backups_[id.value - 1u];
-}
-
-const Host& World::host(HostId id) const {
-  return id.value == 0 ? static_cast<const Host&>(*primary_) : *backups_[id.value - 1u];
 }
 
 // The trace.
@@ -298,7 +393,8 @@ void World::note(const std::string& what) {
 void World::trace_step(const Host& host, const std::string& step, const std::vector<std::string>& effects) {
   const auto routine = [](const std::string& text) { return text.find("Heartbeat(") != std::string::npos; };
   if ((step == "Tick" || routine(step)) && std::all_of(effects.begin(), effects.end(), routine)) return;
-  const std::string who = host.id().value == 0 ? "primary " : fmt::format("backup {}", host.id().value - 1);
+  const char* role = dynamic_cast<const PrimaryHost*>(&host) != nullptr ? "primary" : "backup ";
+  const std::string who = fmt::format("{} {} at {}", role, host.id().value, host.site());
   std::string line = fmt::format("{:>10.3f} ms  {}  {}", static_cast<double>(now_.count()) / 1e6, who, step);
   for (std::size_t e = 0; e < effects.size(); ++e) line += (e == 0 ? "  ->  " : ", ") + effects[e];
   trace_(line);

@@ -1,11 +1,10 @@
-// One simulated world, made from one seed: a primary, its backups, an arbiter, a client, and everything that
-// goes wrong. The state machines in it are the production ones; everything around them is a model. One
+// One simulated world, made from one seed: sites, each with one replica at a time (first a primary and its backups; whoever
+// is started later joins), an arbiter, a client, and everything that goes wrong. The state machines in it are the production ones; everything around them is a model. One
 // thread, no clock, no sockets: the same seed gives the same world.
 #pragma once
 
 #include <fmt/format.h>
 
-#include <array>
 #include <functional>
 #include <memory>
 #include <string>
@@ -33,6 +32,8 @@ struct Outcome {
   bool handed_over = false;   // the primary, as an operator wanted
   bool went_alone = false;    // the primary, with the last term
   bool machine_lost = false;  // nobody leads, and nobody ended it in an orderly way
+  bool reprotected = false;   // a backup that joined acknowledged its full sync
+  bool succeeded_twice = false;  // a backup of a promoted backup was promoted
 };
 
 class World {
@@ -53,8 +54,9 @@ class World {
   [[nodiscard]] const ArbiterModel& arbiter() const { return arbiter_; }
   [[nodiscard]] const protocol::Timing& timing() const { return timing_; }
   [[nodiscard]] Time epoch_length() const { return epoch_length_; }
-  [[nodiscard]] const PrimaryHost& primary() const { return *primary_; }
-  [[nodiscard]] const BackupHost& backup(std::size_t backup) const { return *backups_[backup]; }
+  [[nodiscard]] Outcome& seen() { return seen_; }
+  // The promoted backup runs the machine from here on, as a primary.
+  void succeed(BackupHost& promoted);
   void schedule(Time at, EventKind kind, HostId host = {}, std::uint64_t value = 0,
                 std::uint32_t value2 = 0) {
     queue_.push({at, 0, kind, host, value, value2});
@@ -79,18 +81,33 @@ class World {
   void trace_step(const Host& host, const std::string& step, const std::vector<std::string>& effects);
   void note(const std::string& what);
 
+  // The two ends of a link.
+  struct Ends {
+    PrimaryHost* primary;
+    BackupHost* backup;
+  };
+
   void dispatch(const Event& event);
   void connect(std::size_t backup);
+  std::size_t link(PrimaryHost& primary, BackupHost& backup);
+  void tend(std::size_t site);
+  void start_replica(std::size_t site);
+  void join(BackupHost& joiner);
   void claim_arrives(const Event& event);
-  void begin(const Fault& fault);
-  void end(const Fault& fault);
-  void cut_off(HostId host, bool silently);
+  void begin(std::size_t fault);
+  void end(std::size_t fault);
+  void cut_off(Host& host, bool silently);
   void calm();
   // True: outputs flow, or everybody has ended as they may.
   [[nodiscard]] bool came_to_a_good_end(std::string& what_lacks) const;
-  [[nodiscard]] const Host* leader() const;
-  [[nodiscard]] Host& host(HostId id);
-  [[nodiscard]] const Host& host(HostId id) const;
+  // Who runs the machine: of those who believe it, the one with the latest term. Null: nobody.
+  [[nodiscard]] PrimaryHost* leader() const;
+  [[nodiscard]] Host& host(HostId id) const { return *replicas_[id.value]; }
+  [[nodiscard]] Host& at(std::size_t site) const { return *replicas_[sites_[site].value]; }
+  [[nodiscard]] BackupHost* backup_at(std::size_t site) const;    // null: none
+  [[nodiscard]] PrimaryHost* primary_at(std::size_t site) const;  // null: none
+  template <class Kind, class... Arguments>
+  Kind& add(Arguments&&... arguments);
 
   Random random_;
   std::function<void(const std::string&)> trace_;
@@ -103,13 +120,24 @@ class World {
   Checker checker_;
   ArbiterModel arbiter_;
   std::vector<Fault> faults_;
-  std::array<int, kMaxHosts> arbiter_unreachable_{};  // faults that make it so
+  // What a fault that will end has struck.
+  struct Struck {
+    HostId host;
+    std::size_t link = 0;
+  };
+  std::vector<Struck> struck_;  // by fault
+  std::vector<int> arbiter_unreachable_;  // by site: faults that make it so
   int arbiter_slow_ = 0;
   bool calm_ = false;
   bool done_ = false;
-  std::array<std::uint64_t, kMaxHosts> released_at_calm_{};
-  std::unique_ptr<PrimaryHost> primary_;
-  std::vector<std::unique_ptr<BackupHost>> backups_;
+  std::vector<std::uint64_t> released_at_calm_;  // by HostId
+  bool restarts_ = false;  // before the faults end; after that always
+  const Mutant mutant_;
+  Outcome seen_;
+  std::vector<std::unique_ptr<Host>> ever_;    // also what they were before a promotion
+  std::vector<Host*> replicas_;                // by HostId
+  std::vector<HostId> sites_;                  // each site's replica
+  std::vector<Ends> links_;
 };
 
 }  // namespace pollux::sim
