@@ -6,12 +6,15 @@
 #include <algorithm>
 #include <csignal>
 #include <fstream>
+#include <future>
 #include <sstream>
 #include <thread>
 
 #include "base/error.h"
 #include "chaos/acknowledged_writes.h"
+#include "chaos/journal.h"
 #include "chaos/linearizability.h"
+#include "control/client.h"
 
 namespace pollux::chaos {
 namespace {
@@ -28,14 +31,11 @@ constexpr std::size_t kLogTail = 12;  // lines of evidence
 
 double seconds(Moment moment) { return std::chrono::duration<double>(moment).count(); }
 
-bool same_content(const std::string& a, const std::string& b) {
-  const auto content = [](const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    std::ostringstream bytes;
-    bytes << file.rdbuf();
-    return bytes.str();
-  };
-  return content(a) == content(b);
+std::string content_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream bytes;
+  bytes << file.rdbuf();
+  return bytes.str();
 }
 
 std::string last_lines(const std::string& text) {
@@ -44,8 +44,9 @@ std::string last_lines(const std::string& text) {
   return at == std::string::npos || at == 0 ? text : text.substr(at + 1);
 }
 
-// The exit codes of a replica that ended by the rules: it was not needed any more, lost an arbitration, or was killed.
-bool orderly(int exit_code) { return exit_code == 0 || exit_code == 1 || exit_code == 128 + SIGKILL; }
+// The exit codes of a replica that ended by the rules: it was not needed any more, lost an arbitration, handed over, or was
+// killed.
+bool orderly(int exit_code) { return exit_code == 0 || exit_code == 1 || exit_code == 5 || exit_code == 128 + SIGKILL; }
 
 }  // namespace
 
@@ -79,10 +80,12 @@ void Campaign::begin() {
       kBridgeIp, std::vector{Host::tap_name(record_.hosts[0]), Host::tap_name(record_.hosts[1])});
   ReplicaSettings settings{.pollux = options_.pollux,
                            .guest = options_.guest,
+                           .disk_faults = options_.disk_faults,
                            .arbiter = options_.without_arbiter ? "none" : "file:" + arbiter_,
                            .guest_ip = kGuestIp,
                            .timeout_ms = options_.timeout_ms,
-                           .epoch_ms = options_.epoch_ms};
+                           .epoch_ms = options_.epoch_ms,
+                           .strategy = options_.strategy};
   for (std::size_t number = 0; number < record_.hosts.size(); ++number) {
     hosts_.push_back(std::make_unique<Host>(number, record_.hosts[number], options_.folder, settings, watch_, roles_));
   }
@@ -155,6 +158,12 @@ void Campaign::strike(FaultRecord& record) {
     case FaultKind::kDisconnect: hosts_[primary]->link().disconnect(); break;
     case FaultKind::kArbiter: strike_arbiter(record); break;
     case FaultKind::kKillInSync: strike_in_sync(record); break;
+    case FaultKind::kDiskError:
+    case FaultKind::kDiskFull:
+    case FaultKind::kDiskSlow: strike_disk(record, *hosts_[target]); break;
+    case FaultKind::kMemory: strike_memory(record, *hosts_[target]); break;
+    case FaultKind::kSwitchover:
+    case FaultKind::kKillInSwitchover: strike_switchover(record, *hosts_[primary]); break;
   }
   if (fault.target == FaultTarget::kLink && fault.kind != FaultKind::kArbiter) {
     wait_for(fault.lasts);
@@ -188,6 +197,70 @@ void Campaign::strike_in_sync(FaultRecord& record) {
   const bool complete = host.replica().logged("full sync complete");
   host.kill();
   if (complete) record.note = "the sync was over before the kill";
+}
+
+// The disk is well again before the host starts another replica.
+void Campaign::strike_disk(FaultRecord& record, Host& host) {
+  const Fault& fault = record.fault;
+  host.disk_faults().set(fault.kind == FaultKind::kDiskError  ? DiskFault::kError
+                         : fault.kind == FaultKind::kDiskFull ? DiskFault::kFull
+                                                              : DiskFault::kSlow,
+                         fault.latency);
+  wait_for(fault.lasts);
+  host.disk_faults().set(DiskFault::kNone);
+  if (!host.runs()) record.note = "it gave up";
+}
+
+void Campaign::strike_memory(FaultRecord& record, Host& host) {
+  host.replica().process().refuse_memory(true);
+  wait_for(record.fault.lasts);
+  if (host.runs()) {
+    host.replica().process().refuse_memory(false);
+  } else {
+    record.note = "it gave up";
+  }
+}
+
+// The backup, once it has the term, is the machine, unprotected: to kill it would prove nothing.
+void Campaign::kill_in_switchover(FaultRecord& record, std::size_t terms_before) {
+  Host& host = *hosts_[*record.host];
+  if (!host.runs()) return;
+  host.replica().process().send_signal(SIGSTOP);  // so that it wins nothing while the arbiter is looked at
+  if (record.fault.target == FaultTarget::kBackup && terms_decided() > terms_before) {
+    host.replica().process().send_signal(SIGCONT);
+    record.note = "it led already, and was spared";
+  } else {
+    host.kill();
+  }
+}
+
+std::size_t Campaign::terms_decided() const {
+  return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(arbiter_), {}));
+}
+
+void Campaign::strike_switchover(FaultRecord& record, Host& primary) {
+  const std::size_t terms_before = terms_decided();
+  auto answered = std::async(std::launch::async, [path = primary.replica().control_path()] {
+    control::Request request;
+    request.command = control::Command::kSwitchover;
+    std::string answer;
+    try {
+      control::ask(path, request, [&](const std::string& line) {
+        answer = line;
+        return false;
+      });
+    } catch (const Error& error) {
+      answer = error.what();
+    }
+    return answer;
+  });
+  if (record.fault.kind == FaultKind::kKillInSwitchover) {
+    wait_for(record.fault.after);
+    kill_in_switchover(record, terms_before);
+  }
+  const bool ended = wait(Clock::now() + options_.recovery_limit, [&] { return answered.wait_for(milliseconds(0)) == std::future_status::ready; });
+  if (!ended) violate("switchover", fmt::format("no answer within {} s", options_.recovery_limit.count()));
+  // It may be refused (the backup was killed before): then nothing has changed.
 }
 
 void Campaign::recover(FaultRecord& record, std::size_t leader_before) {
@@ -227,7 +300,8 @@ void Campaign::drain() {
   if (!wait(limit, [&] { return !hosts_[0]->runs() && !hosts_[1]->runs(); })) {
     return violate("drain", "the replicas did not end when the primary was told to");
   }
-  if (!same_content(hosts_[0]->disk(), hosts_[1]->disk())) {
+  drained_ = true;
+  if (content_of(hosts_[0]->disk()) != content_of(hosts_[1]->disk())) {
     violate("disks", fmt::format("after the drain {} and {} differ", hosts_[0]->disk(), hosts_[1]->disk()));
   }
 }
@@ -241,6 +315,9 @@ void Campaign::judge() {
   for (const std::string& error : workload_->errors()) violate("answers", error);
   for (const NotLinearizable& found : check_linearizable(record_.history)) violate("linearizability", found.text());
   for (const std::string& found : check_counters(record_.history)) violate("acknowledged writes", found);
+  if (drained_) {
+    for (const std::string& found : check_journal(record_.history, content_of(hosts_[0]->disk()))) violate("journal", found);
+  }
   std::vector<Incarnation> incarnations;
   for (const auto& host : hosts_) {
     for (Incarnation& incarnation : host->incarnations()) incarnations.push_back(std::move(incarnation));

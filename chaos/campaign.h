@@ -24,9 +24,11 @@ struct CampaignOptions {
   std::filesystem::path folder;  // for logs, disks, keys; must be there
   std::string pollux;            // the program whose replicas are harmed
   std::string guest;             // kv_server
+  std::string disk_faults;       // libpollux-disk-faults.so
   std::uint64_t clients = 4;
   std::uint64_t timeout_ms = 800;  // of the replicas
   std::uint64_t epoch_ms = 20;
+  std::string strategy = "copy";
   // A machine that is not protected, and answers, so long after a fault never will be.
   std::chrono::seconds recovery_limit{60};
   bool without_arbiter = false;  // each replica decides alone: the promise cannot hold, and the checkers must say so
@@ -55,6 +57,11 @@ class Campaign {
   void strike(FaultRecord& record);
   void strike_arbiter(FaultRecord& record);
   void strike_in_sync(FaultRecord& record);
+  void strike_disk(FaultRecord& record, Host& host);
+  void strike_memory(FaultRecord& record, Host& host);
+  void kill_in_switchover(FaultRecord& record, std::size_t terms_before);
+  [[nodiscard]] std::size_t terms_decided() const;  // at the arbiter
+  void strike_switchover(FaultRecord& record, Host& primary);
   void recover(FaultRecord& record, std::size_t leader_before);
   void drain();
   void judge();
@@ -86,6 +93,7 @@ class Campaign {
   std::unique_ptr<FrameCapture> capture_;
   std::unique_ptr<Workload> workload_;
   bool repairing_ = false;  // a host whose replica ended gets another one
+  bool drained_ = false;  // both images are final
   bool ending_ = false;     // replicas may end
 };
 

@@ -4,10 +4,12 @@
 #include <linux/capability.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <fstream>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -53,6 +55,15 @@ ChildProcess::~ChildProcess() { kill_and_wait(); }
 
 void ChildProcess::send_signal(int signal) const {
   if (!exit_code_) ::kill(pid_, signal);
+}
+
+void ChildProcess::refuse_memory(bool refused) const {
+  if (exit_code_) return;
+  rlimit limit{RLIM_INFINITY, RLIM_INFINITY};
+  std::uint64_t pages = 0;
+  std::ifstream("/proc/" + std::to_string(pid_) + "/statm") >> pages;
+  if (refused) limit.rlim_cur = pages * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  (void)::prlimit(pid_, RLIMIT_AS, &limit, nullptr);  // it may end at this moment
 }
 
 std::optional<int> ChildProcess::exit_code() {

@@ -21,6 +21,8 @@ class ChildProcess {
 
   [[nodiscard]] pid_t pid() const { return pid_; }
   void send_signal(int signal) const;  // nothing happens when it has ended
+  // Whether its address space may grow no more.
+  void refuse_memory(bool refused) const;
   // Its exit code, or 128 + the signal that ended it; nothing: it runs.
   [[nodiscard]] std::optional<int> exit_code();
   int kill_and_wait();

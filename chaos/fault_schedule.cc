@@ -21,6 +21,9 @@ constexpr std::array kNames{
     std::pair{FaultKind::kLatency, "latency"},     std::pair{FaultKind::kBandwidth, "bandwidth"},
     std::pair{FaultKind::kCorrupt, "corrupt"},     std::pair{FaultKind::kDisconnect, "disconnect"},
     std::pair{FaultKind::kArbiter, "arbiter"},     std::pair{FaultKind::kKillInSync, "kill-in-sync"},
+    std::pair{FaultKind::kSwitchover, "switchover"}, std::pair{FaultKind::kKillInSwitchover, "kill-in-switchover"},
+    std::pair{FaultKind::kDiskError, "disk-error"}, std::pair{FaultKind::kDiskFull, "disk-full"},
+    std::pair{FaultKind::kDiskSlow, "disk-slow"},  std::pair{FaultKind::kMemory, "memory"},
 };
 
 // The standard's distributions differ from library to library; this does not.
@@ -78,6 +81,22 @@ Fault make_fault(FaultKind kind, Random& random) {
       fault.lasts = random.between(milliseconds(1000), milliseconds(3000));
       break;
     case FaultKind::kKillInSync: fault.target = FaultTarget::kBackup; break;
+    case FaultKind::kSwitchover: break;
+    case FaultKind::kKillInSwitchover:
+      fault.target = random.coin() ? FaultTarget::kPrimary : FaultTarget::kBackup;
+      fault.after = random.between(milliseconds(0), milliseconds(60));
+      break;
+    case FaultKind::kDiskError:
+    case FaultKind::kDiskFull:
+    case FaultKind::kMemory:
+      fault.target = random.coin() ? FaultTarget::kPrimary : FaultTarget::kBackup;
+      fault.lasts = random.between(milliseconds(500), milliseconds(2000));
+      break;
+    case FaultKind::kDiskSlow:
+      fault.target = random.coin() ? FaultTarget::kPrimary : FaultTarget::kBackup;
+      fault.lasts = random.between(milliseconds(500), milliseconds(3000));
+      fault.latency = random.between(milliseconds(20), milliseconds(600));
+      break;
   }
   return fault;
 }
@@ -90,6 +109,8 @@ std::string target_text(const Fault& fault) {
     case FaultKind::kLatency: return fmt::format("link, {} ms each way", fault.latency.count());
     case FaultKind::kBandwidth: return fmt::format("link, {} KiB/s each way", fault.bytes_per_second >> 10);
     case FaultKind::kArbiter: return fault.target == FaultTarget::kLink ? "and the link cut" : "and the primary killed";
+    case FaultKind::kKillInSwitchover: return fmt::format("{}, {} ms after the order", name_of(fault.target), fault.after.count());
+    case FaultKind::kDiskSlow: return fmt::format("{}, {} ms for each flush", name_of(fault.target), fault.latency.count());
     default: return name_of(fault.target);
   }
 }

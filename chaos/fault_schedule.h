@@ -21,6 +21,12 @@ enum class FaultKind : std::uint8_t {
   kDisconnect,  // the link's connections break
   kArbiter,     // the arbiter cannot be reached, and while it is gone the primary is killed or the link cut
   kKillInSync,  // SIGKILL to the backup, and again to the one that joins next, in the midst of its full sync
+  kSwitchover,  // no fault: the primary is told to hand over
+  kKillInSwitchover,  // the same, and one of the two is killed meanwhile
+  kDiskError,   // EIO from a replica's image
+  kDiskFull,    // ENOSPC
+  kDiskSlow,    // each fdatasync takes longer
+  kMemory,      // a replica is given no more memory
 };
 
 enum class FaultTarget : std::uint8_t { kPrimary, kBackup, kLink };
@@ -30,8 +36,9 @@ struct Fault {
   FaultKind kind = FaultKind::kKill;
   FaultTarget target = FaultTarget::kPrimary;
   std::chrono::milliseconds lasts{};           // 0: an instant
+  std::chrono::milliseconds after{};           // of kill-in-switchover: from the order to the kill
   Direction direction = Direction::kForward;   // of one-way and corrupt: forward is from the backup to the primary
-  std::chrono::milliseconds latency{};         // of latency
+  std::chrono::milliseconds latency{};         // of latency and disk-slow
   std::uint64_t bytes_per_second = 0;          // of bandwidth
   bool operator==(const Fault&) const = default;
 };

@@ -15,7 +15,7 @@ namespace {
 // The namespace is the campaign's own: its ports are free.
 constexpr std::uint16_t kFirstPort = 7701;
 constexpr const char* kGuestMac = "52:54:00:70:6f:6c";
-constexpr std::size_t kDiskBytes = 1 << 20;
+constexpr std::size_t kDiskBytes = 4 << 20;
 
 // Hosts begin with different disks: what is equal in the end was made equal.
 void make_disk(const std::string& path, std::size_t seed) {
@@ -41,6 +41,7 @@ Host::Host(std::size_t number, const std::string& name, const std::filesystem::p
       port_(static_cast<std::uint16_t>(kFirstPort + number)),
       key_((folder / (name + ".key")).string()),
       disk_((folder / (name + ".disk")).string()),
+      disk_faults_(settings.disk_faults, (folder / (name + ".disk-faults")).string(), disk_),
       proxy_(port_) {
   make_disk(disk_, number);
   make_key();
@@ -69,8 +70,9 @@ std::vector<std::string> Host::common_words(const Host& other) const {
 void Host::start_primary(const Host& other) {
   std::vector<std::string> words{settings_.pollux, "primary",
                                  "--profile", "deterministic",
+                                 "--strategy", settings_.strategy,
                                  "--kernel", settings_.guest,
-                                 "--cmdline", "ip=" + settings_.guest_ip,
+                                 "--cmdline", "journal=1 ip=" + settings_.guest_ip,
                                  "--memory", "32M",
                                  "--staging", "16M",
                                  "--net", fmt::format("tap={},mac={}", tap(), kGuestMac)};
@@ -95,7 +97,7 @@ void Host::start(std::vector<std::string> words) {
   words.insert(words.end(), {"--control", control});
   roles_.note(number_, RoleSpan::Role::kStarting, 0, watch_.now());
   past_.push_back({name, number_, watch_.now(), {}});
-  replica_ = std::make_unique<ReplicaProcess>(words, (folder_ / (name + ".log")).string(), control,
+  replica_ = std::make_unique<ReplicaProcess>(disk_faults_.loaded_into(words), (folder_ / (name + ".log")).string(), control,
                                               [this](const ReplicaStatus& status) { roles_.note(number_, status, watch_.now()); });
 }
 

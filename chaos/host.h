@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "chaos/answer_frames.h"
+#include "chaos/disk_faults.h"
 #include "chaos/link_proxy.h"
 #include "chaos/replica.h"
 #include "chaos/role_tracker.h"
@@ -20,11 +21,13 @@ namespace pollux::chaos {
 struct ReplicaSettings {
   std::string pollux;   // the program
   std::string guest;    // its kernel, kv_server
+  std::string disk_faults;  // libpollux-disk-faults.so
   std::string arbiter;  // as --arbiter takes it
   std::string guest_ip;
   std::uint64_t timeout_ms = 800;
   std::uint64_t heartbeat_ms = 50;
   std::uint64_t epoch_ms = 20;
+  std::string strategy = "copy";
 };
 
 class Host {
@@ -38,6 +41,7 @@ class Host {
   [[nodiscard]] static std::string tap_name(const std::string& name) { return "tap-" + name; }
   // The link by which others reach it.
   [[nodiscard]] LinkProxy& link() { return proxy_; }
+  [[nodiscard]] DiskFaults& disk_faults() { return disk_faults_; }
   [[nodiscard]] const std::string& disk() const { return disk_; }
   [[nodiscard]] std::string public_key() const { return key_ + ".pub"; }
 
@@ -70,6 +74,7 @@ class Host {
   const std::uint16_t port_;
   const std::string key_;
   const std::string disk_;
+  DiskFaults disk_faults_;
   LinkProxy proxy_;
   std::vector<Incarnation> past_;  // the last one is the one that runs
   std::unique_ptr<ReplicaProcess> replica_;

@@ -53,6 +53,7 @@ class ReplicaProcess {
   // The terms it won at the arbiter, by its log, ascending.
   [[nodiscard]] std::vector<std::uint64_t> terms() const;
   [[nodiscard]] const std::string& log_path() const { return log_path_; }
+  [[nodiscard]] const std::string& control_path() const { return control_path_; }
 
  private:
   void watch();

@@ -31,6 +31,7 @@ struct ChaosCommand {
   std::uint64_t timeout_ms = 800;
   std::uint64_t epoch_ms = 20;
   std::uint64_t recovery_s = 60;
+  std::string strategy = "copy";
   bool without_arbiter = false;
   bool list = false;
 };
@@ -40,6 +41,12 @@ constexpr std::uint64_t kMaxSeconds = 86'400;
 std::atomic<bool> interrupted = false;
 
 std::string own_program() { return fs::read_symlink("/proc/self/exe").string(); }
+
+std::string find_disk_faults() {
+  const fs::path library = fs::path(own_program()).parent_path() / "../chaos/libpollux-disk-faults.so";
+  if (!fs::exists(library)) throw UsageError(library.string() + ": no such file; it comes with a whole build");
+  return fs::canonical(library).string();
+}
 
 // Beside a build's `pollux` lies the guest that it was built with.
 std::string find_guest(const std::string& given) {
@@ -60,9 +67,9 @@ chaos::ScheduleOptions schedule_of(const ChaosCommand& command) {
 
 std::string reproduction(const ChaosCommand& command, const chaos::ScheduleOptions& schedule) {
   return fmt::format("pollux chaos run --seed {} --duration {} --faults {} --clients {} --timeout-ms {} --epoch-ms {} "
-                     "--recovery-s {}{}",
+                     "--recovery-s {} --strategy {}{}",
                      command.seed, command.duration_s, chaos::to_text(schedule.kinds), command.clients, command.timeout_ms,
-                     command.epoch_ms, command.recovery_s, command.without_arbiter ? " --without-arbiter" : "");
+                     command.epoch_ms, command.recovery_s, command.strategy, command.without_arbiter ? " --without-arbiter" : "");
 }
 
 void say(const std::string& line) {
@@ -80,6 +87,7 @@ int run_chaos(const ChaosCommand& command) {
   check_timing(50, command.timeout_ms);
   if (command.epoch_ms < 1 || command.epoch_ms > 10'000) throw UsageError("--epoch-ms: expected 1 to 10000");
   if (command.recovery_s < 1 || command.recovery_s > kMaxSeconds) throw UsageError("--recovery-s: expected 1 to 86400 seconds");
+  if (command.strategy != "copy" && command.strategy != "lockstep") throw UsageError("--strategy: expected copy or lockstep");
   const fs::path folder = fs::absolute(command.report) / "run";
   std::error_code error;
   fs::remove_all(folder, error);
@@ -92,9 +100,11 @@ int run_chaos(const ChaosCommand& command) {
                             .folder = folder,
                             .pollux = own_program(),
                             .guest = guest,
+                            .disk_faults = find_disk_faults(),
                             .clients = command.clients,
                             .timeout_ms = command.timeout_ms,
                             .epoch_ms = command.epoch_ms,
+                            .strategy = command.strategy,
                             .recovery_limit = std::chrono::seconds(command.recovery_s),
                             .without_arbiter = command.without_arbiter,
                             .command = reproduction(command, schedule),
@@ -118,7 +128,8 @@ void add_chaos(CLI::App& app, int& exit_code) {
   run->add_option("--duration", options->duration_s, "of the schedule, in seconds; recovering takes its time on top")
       ->capture_default_str();
   run->add_option("--faults", options->faults,
-                  "kill, pause, partition, one-way, latency, bandwidth, corrupt, disconnect, arbiter, kill-in-sync; or all")
+                  "kill, pause, partition, one-way, latency, bandwidth, corrupt, disconnect, arbiter, kill-in-sync, switchover, "
+                  "kill-in-switchover, disk-error, disk-full, disk-slow, memory; or all")
       ->capture_default_str()
       ->type_name("LIST");
   run->add_option("--report", options->report, "folder for report.html, report.json and the replicas' logs")
@@ -128,6 +139,7 @@ void add_chaos(CLI::App& app, int& exit_code) {
   run->add_option("--clients", options->clients, "1 to 16")->capture_default_str();
   run->add_option("--timeout-ms", options->timeout_ms, "of the replicas")->capture_default_str();
   run->add_option("--epoch-ms", options->epoch_ms, "of the replicas")->capture_default_str();
+  run->add_option("--strategy", options->strategy, "of the replicas: copy or lockstep")->capture_default_str();
   run->add_option("--recovery-s", options->recovery_s,
                   "a machine that does not answer, or is not protected, so long after a fault is a violation")
       ->capture_default_str();

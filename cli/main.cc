@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/config_file.h"
 #include "cli/exit_code.h"
+#include "cli/fail_stop.h"
 
 namespace {
 
@@ -70,6 +71,7 @@ int complain(const std::string& text, int code) {
 
 int main(int argc, char** argv) {
   using namespace pollux;
+  cli::fail_stop_without_resources();
   spdlog::set_default_logger(spdlog::stderr_color_mt("pollux"));
   spdlog::set_pattern("%H:%M:%S.%e %^%l%$ %v");
 

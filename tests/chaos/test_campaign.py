@@ -9,7 +9,8 @@ from pathlib import Path
 
 POLLUX = os.environ["POLLUX_BIN"]
 GUEST = os.environ["POLLUX_KV_SERVER"]
-ALL_FAULTS = "kill,pause,partition,one-way,latency,bandwidth,corrupt,disconnect,arbiter,kill-in-sync"
+ALL_FAULTS = "kill,pause,partition,one-way,latency,bandwidth,corrupt,disconnect,arbiter,kill-in-sync,switchover,kill-in-switchover," \
+             "disk-error,disk-full,disk-slow,memory"
 
 
 def chaos(*words: str) -> subprocess.CompletedProcess:

@@ -8,6 +8,7 @@ from pathlib import Path
 import paths
 from etcd import Etcd
 from lab import GUEST_IP, HOST_IPS, Host, Job, Lab, LabError, guest_cmdline
+from machine import wait_until
 
 LINK_PORT = 7700
 GUEST_MAC = "52:54:00:77:00:10"
@@ -88,7 +89,7 @@ class ProtectedGuest:
 
     def _shared_words(self) -> str:
         return (f"--key /root/key --peer-key /root/peer.pub --arbiter etcd:{Etcd.url} --console file=/root/console"
-                f" --timeout-ms {self.timeout_ms} --stats /root/stats.json")
+                f" --timeout-ms {self.timeout_ms} --stats /root/stats.json --control /root/control")
 
     def _spawn_backup(self, host: Host, words: str) -> Replica:
         return Replica(host, host.spawn(
@@ -108,6 +109,11 @@ class ProtectedGuest:
     def wait_until_protected(self, timeout: float = 120):
         self.leader.job.wait_for("from here on it can take over", timeout)
 
+    def wait_until(self, protection: str, timeout: float = 60):
+        """What the leader's statistics say: protected, unprotected, ..."""
+        wait_until(lambda: self.statistics()["protection"] == protection, timeout,
+                   f"{self.leader.name} is {protection}")
+
     def statistics(self) -> dict:
         return json.loads(self.leader.host.get("/root/stats.json"))
 
@@ -124,6 +130,18 @@ class ProtectedGuest:
         host = self.lab.start_host(name, disks=self._disks_of(name))
         self._prepare(host)
         self.follower = self._spawn_backup(host, f"--join {HOST_IPS[self.leader.name]}:{LINK_PORT}")
+
+    def follow_again(self, name: str):
+        """A host that lives, but whose Pollux has ended, follows again."""
+        self.follower = self._spawn_backup(self.hosts[name], f"--join {HOST_IPS[self.leader.name]}:{LINK_PORT}")
+
+    def start_anew(self, name: str):
+        """A host comes back with the disk that it had, and boots the guest from it: another machine, on its own."""
+        host = self.lab.start_host(name, disks=self._disks_of(name))
+        self._prepare(host)
+        self.leader = Replica(host, host.spawn(
+            f"pollux primary --listen 0.0.0.0:{LINK_PORT} {self._shared_words()} {self._machine_words(())}"
+            f" {self._disk_words()} --net tap=tap0,mac={GUEST_MAC}", "primary"))
 
     def guest_console(self, host: Host) -> str:
         return host.get("/root/console").decode(errors="replace")

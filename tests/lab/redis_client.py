@@ -50,6 +50,10 @@ class RedisClient:
         self._reader.close()
         self._socket.close()
 
+    def abort(self):
+        """From another thread: a command under way gets no answer any more."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+
     def command(self, *words):
         """Sends one command, waits for its reply, puts both in the journal and returns the reply.
 

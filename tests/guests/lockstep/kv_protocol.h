@@ -5,6 +5,7 @@
 // sent twice, or a response lost, changes nothing.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace pollux::guests {
@@ -50,5 +51,30 @@ struct KvResponse {
   std::uint8_t value[kMaxKvValue];
 };
 static_assert(sizeof(KvResponse) == 152);
+
+// FNV-1a, its halves mixed.
+constexpr std::uint64_t kv_hash(const std::uint8_t* bytes, std::size_t size) {
+  std::uint64_t state = 0xcbf2'9ce4'8422'2325;
+  for (std::size_t i = 0; i < size; ++i) state = (state ^ bytes[i]) * 0x100'0000'01b3;
+  return state ^ state >> 32;
+}
+
+// With journal=1 every write that was carried out is on the first disk, and flushed, before it is answered: record n (from 1
+// on) in sector (n - 1) mod the disk's sectors.
+inline constexpr std::uint32_t kKvJournalMagic = 0x314a'4b50;  // "PKJ1"
+struct KvJournalRecord {
+  std::uint32_t magic;
+  KvOperation operation;
+  std::uint8_t key_bytes;
+  std::uint16_t value_bytes;
+  std::uint64_t number;
+  std::uint64_t client;
+  std::uint64_t sequence;
+  std::uint8_t key[kMaxKvKey];
+  std::uint8_t value[kMaxKvValue];  // of the key from here on
+  std::uint8_t reserved[312];
+  std::uint64_t hash;  // kv_hash() of all before
+};
+static_assert(sizeof(KvJournalRecord) == 512);
 
 }  // namespace pollux::guests

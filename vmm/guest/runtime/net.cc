@@ -132,22 +132,23 @@ Ipv4Address ipv4_address(Text text) {
 }
 
 Datagram UdpHost::receive() {
+  Datagram datagram;
+  while (!poll(datagram)) nic_.wait();
+  return datagram;
+}
+
+bool UdpHost::poll(Datagram& datagram) {
   if (holds_) nic_.release(held_);
   holds_ = false;
-  for (;;) {
-    NetDevice::Frame frame;
-    if (!nic_.receive(frame)) {
-      nic_.wait();
-      continue;
-    }
-    Datagram datagram;
+  for (NetDevice::Frame frame; nic_.receive(frame);) {
     if (parse(frame, datagram)) {
       held_ = frame;
       holds_ = true;
-      return datagram;
+      return true;
     }
     nic_.release(frame);
   }
+  return false;
 }
 
 bool UdpHost::parse(const NetDevice::Frame& frame, Datagram& datagram) {

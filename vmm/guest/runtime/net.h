@@ -75,7 +75,7 @@ struct UdpEndpoint {
 struct Datagram {
   UdpEndpoint from;
   std::uint16_t to_port = 0;
-  const std::uint8_t* payload = nullptr;  // until the next receive()
+  const std::uint8_t* payload = nullptr;  // until the next receive() or poll()
   std::size_t bytes = 0;
 };
 
@@ -88,6 +88,8 @@ class UdpHost {
 
   // Waits for a datagram. Those with a wrong checksum and fragments are dropped.
   Datagram receive();
+  // The next one that has come; false: none has.
+  [[nodiscard]] bool poll(Datagram& datagram);
   // False: too long, or no room.
   bool send(const UdpEndpoint& to, std::uint16_t from_port, const void* payload, std::size_t bytes);
 
