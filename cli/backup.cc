@@ -114,7 +114,7 @@ void add_backup(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<BackupCommand>();
   command->add_option("--listen", options->listen, "HOST:PORT to wait for the primary on; once promoted, for a backup to join")
       ->type_name("ADDR");
-  command->add_option("--join", options->join, "HOST:PORT of a primary that runs unprotected: connects there until it can")
+  command->add_option("--join", options->join, "HOST:PORT of a primary that runs: connects there until it can join")
       ->type_name("ADDR");
   command->add_option("--key", options->key, "this host's secret key (pollux keygen)")->required()->type_name("FILE");
   command->add_option("--peer-key", options->peer_keys, "the primary's public key; several: of each host that may lead or join")

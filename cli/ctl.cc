@@ -18,8 +18,7 @@ what each does:
   pause, resume      the guest stands still; what it emitted is committed, backups stay in sync. A replica that takes over
                      after a failure meanwhile lets the guest run.
   stop               ends the machine in an orderly way, as SIGTERM does; a backup only ends itself
-  add-backup ADDR    connects to a `pollux backup --listen` there and brings it in sync while the guest runs; the machine
-                     must be unprotected
+  add-backup ADDR    connects to a `pollux backup --listen` there and brings it in sync while the guest runs
   drop-backup ID     gives a backup up, once the arbiter makes sure that it can never lead; the last one leaves the
                      machine unprotected
   switchover         the guest goes on at a backup from the end of the epoch it is in; the process here ends with exit

@@ -20,14 +20,17 @@ namespace {
 constexpr auto kPollInterval = 20ms;
 // For the last epoch before a handover: the guest stands still meanwhile.
 constexpr auto kCommitTimeout = 5s;
+// For the last epoch of a joiner's sync; later than this it is tried again with another.
+constexpr auto kJoinTimeout = 200ms;
 }  // namespace
 
 EpochEngine::EpochEngine(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
-                         EngineMailbox& mailbox, Statistics& statistics, Replica replica, Options options)
+                         PagePool& joiner_pool, EngineMailbox& mailbox, Statistics& statistics, Replica replica, Options options)
     : machine_(machine),
       backends_(backends),
       gate_(gate),
       pool_(pool),
+      joiner_pool_(joiner_pool),
       mailbox_(mailbox),
       statistics_(statistics),
       replica_(std::move(replica)),
@@ -95,9 +98,42 @@ std::optional<MachineExit> EpochEngine::run_protected() {
   } else if (const auto to = mailbox_.requested_handover()) {
     return hand_over(*to);
   } else if (!stands_still()) {
-    close_epoch();
+    tend_joiner();
+    if (joiner_ && joiner_->is_nearly_done()) {
+      finish_joiner();
+    } else {
+      close_epoch();
+    }
   }
   return std::nullopt;
+}
+
+// The state machine lets one join at a time.
+void EpochEngine::tend_joiner() {
+  if (joiner_ && joiner_->has_failed()) joiner_.reset();
+  std::vector<SyncTarget> joiners = mailbox_.take_sync_requests();
+  if (joiners.empty()) return;
+  POLLUX_ASSERT(joiners.size() == 1);
+  joiner_.reset();  // dropped, or no other would have been let in
+  joiner_ = std::make_unique<JoinerSync>(machine_.memory(), backends_, gate_, joiner_pool_, mailbox_, statistics_, joiners.front());
+}
+
+// The guest stands still from the end of this epoch until the others have committed it and the joiner's rest is queued.
+void EpochEngine::finish_joiner() {
+  const auto state = close_epoch(Then::kStandStill);
+  const Clock::time_point since = Clock::now();
+  if (commit_all(kJoinTimeout)) {
+    gate_.settle();
+    const bool joined = joiner_->finish(closed_, state, [this](BackupId backup) {
+      replica_.post_and_wait(protocol::primary::SyncFinished{backup, closed_});
+    });
+    std::erase_if(backups_, [](const SyncTarget& backup) { return !backup.shipper->link().is_up(); });
+    if (joined) backups_.push_back(joiner_->joiner());
+    joiner_.reset();
+    spdlog::debug("a backup joined: the guest stood still for {} us",
+                  std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since).count());
+  }
+  let_run();
 }
 
 void EpochEngine::pause() {
@@ -123,7 +159,7 @@ std::optional<MachineExit> EpochEngine::hand_over(BackupId to) {
   using Kind = HandoverOutcome::Kind;
   mailbox_.handover_began(Clock::now());
   if (!machine_.paused()) close_epoch(Then::kStandStill);
-  if (!commit_all()) {
+  if (!commit_all(kCommitTimeout)) {
     mailbox_.handover_ended({Kind::kRefused, "not everything could be committed: the guest runs on"});
     let_run();
     return std::nullopt;
@@ -143,13 +179,14 @@ std::optional<MachineExit> EpochEngine::hand_over(BackupId to) {
 
 // Nothing of this machine leaves any more, neither what a disk under way emitted after its last epoch nor anything else.
 MachineExit EpochEngine::end_by_handover(const char* detail) {
+  joiner_.reset();
   handed_over_ = true;
   return {vmm::ExitReason::kRequested, detail};
 }
 
 // False: not before something else came between.
-bool EpochEngine::commit_all() {
-  const auto deadline = Clock::now() + kCommitTimeout;
+bool EpochEngine::commit_all(std::chrono::nanoseconds timeout) {
+  const auto deadline = Clock::now() + timeout;
   while (!mailbox_.wait_for_commit(closed_, kPollInterval)) {
     const bool late = Clock::now() >= deadline;
     if (mailbox_.is_unprotected() || mailbox_.stopping() || late) return false;
@@ -172,7 +209,7 @@ std::optional<MachineExit> EpochEngine::wait(std::chrono::nanoseconds time) {
   return machine_.wait_for_exit(std::chrono::duration_cast<std::chrono::milliseconds>(time));
 }
 
-void EpochEngine::close_epoch(Then then) {
+std::shared_ptr<const Bytes> EpochEngine::close_epoch(Then then) {
   const EpochId epoch = closed_.next();
   pages_ = zero_pages_ = bytes_ = 0;
   open_shipped_ = false;
@@ -202,6 +239,8 @@ void EpochEngine::close_epoch(Then then) {
   ship_in_epoch(state_parcel(close, state));
   closed_ = epoch;
   statistics_.epoch_closed({epoch, pause_time, dirty.size(), bytes_});
+  if (joiner_) joiner_->changed(dirty);
+  return state;
 }
 
 // Copies into the pool. When that is exhausted, the full chunks go out and the guest is held until one returns.
@@ -257,6 +296,7 @@ void EpochEngine::committed(EpochId epoch, bool durable_first) {
 }
 
 void EpochEngine::lose_protection() {
+  joiner_.reset();  // it comes again, to a machine that is alone
   send_batch();  // the state machine goes on counting epochs
   recorder_.reset();
   // The guest stands still meanwhile: one that goes on emitting would never let the gate come to an end.
@@ -271,6 +311,7 @@ void EpochEngine::lose_protection() {
 
 // The guest ended: its last outputs are committed like any other before they leave.
 void EpochEngine::finish() {
+  joiner_.reset();
   if (in_lockstep() && recorder_->under_way() && end_lockstep_epoch()) return;  // stuck, what it emitted since is nothing
   if (protected_) {
     if (!in_lockstep()) close_epoch();

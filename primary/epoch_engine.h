@@ -24,6 +24,7 @@
 #include "primary/engine_mailbox.h"
 #include "primary/full_sync.h"
 #include "primary/holding_gate.h"
+#include "primary/joiner_sync.h"
 #include "primary/lockstep_options.h"
 #include "primary/lockstep_recorder.h"
 #include "primary/page_pool.h"
@@ -56,7 +57,8 @@ class EpochEngine {
     std::function<void(protocol::primary::Event)> post_and_wait;
   };
 
-  EpochEngine(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool,
+  // `pool` for the epochs' pages, `joiner_pool` for those of a backup that joins meanwhile.
+  EpochEngine(vmm::Machine& machine, vmm::Backends& backends, HoldingGate& gate, PagePool& pool, PagePool& joiner_pool,
               EngineMailbox& mailbox, Statistics& statistics, Replica replica, Options options);
 
   // Runs the machine (paused when called) until it ends or the mailbox says stop; everything it emitted has then
@@ -89,9 +91,12 @@ class EpochEngine {
   bool stands_still();
   vmm::MachineExit end_by_handover(const char* detail);
   std::optional<vmm::MachineExit> hand_over(protocol::BackupId to);
-  bool commit_all();
+  bool commit_all(std::chrono::nanoseconds timeout);
   enum class Then { kRun, kStandStill };
-  void close_epoch(Then then = Then::kRun);
+  // Returns the state at its end.
+  std::shared_ptr<const Bytes> close_epoch(Then then = Then::kRun);
+  void tend_joiner();
+  void finish_joiner();
   std::vector<std::unique_ptr<PageChunk>> copy_pages(const std::vector<vmm::Gfn>& gfns);
   void ship_pages(std::unique_ptr<const PageChunk> chunk);
   void ship_in_epoch(const Parcel& parcel);
@@ -115,6 +120,7 @@ class EpochEngine {
   vmm::Backends& backends_;
   HoldingGate& gate_;
   PagePool& pool_;
+  PagePool& joiner_pool_;
   EngineMailbox& mailbox_;
   Statistics& statistics_;
   Replica replica_;
@@ -133,6 +139,7 @@ class EpochEngine {
   };
   Batch batch_;
   std::vector<SyncTarget> backups_;  // while protected: who gets the epochs' records
+  std::unique_ptr<JoinerSync> joiner_;  // while protected: who will
   protocol::EpochId closed_;
   // What has been shipped of the epoch that is being closed.
   std::uint64_t pages_ = 0;

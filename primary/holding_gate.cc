@@ -211,11 +211,13 @@ void HoldingGate::abandon() {
   writer_.abandon();
 }
 
+void HoldingGate::settle() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return images_idle() || stop_; });
+}
+
 void HoldingGate::drain() {
-  {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return images_idle() || stop_; });
-  }
+  settle();
   for (std::uint32_t i = 0; i < backends_.disk_count(); ++i) {
     if (!backends_.disk({i}).read_only()) (void)backends_.disk({i}).sync();
   }
@@ -230,6 +232,7 @@ void HoldingGate::written(const HeldEpoch& epoch) {
   {
     const std::lock_guard lock(mutex_);
     for (const HeldDiskOperation& operation : epoch.disk_operations) {
+      if (tracker_ != nullptr) tracker_->mark(operation.disk, operation.offset, operation.length);
       overlays_.at(operation.disk.value).erase(operation.offset, operation.length, operation.sequence);
     }
     held_bytes_ -= epoch.disk_bytes;

@@ -3,9 +3,11 @@
 // Nothing the guest emits in epoch n leaves this host before n is committed: frames, console bytes and disk
 // writes are held in order and released together. Modes, in the order a primary goes through them:
 //
-//   pass     not protected: everything passes at once. During full sync disk writes are noted in a BlockTracker.
+//   pass     not protected: everything passes at once.
 //   hold     protected: outputs collect in the running epoch; seal() closes it, release() lets it out.
 //   pass     protection lost: what was held has been let out, everything passes again.
+//
+// During a full sync what is written to the images is noted in a BlockTracker.
 //
 // A flush is answered at once in `hold`: whatever the guest concludes from it is itself held until the flush's
 // epoch is committed, and commit means durable (on the backups by their acknowledgement, here by the rule that
@@ -62,7 +64,7 @@ class HoldingGate final : public vmm::OutputGate {
   [[nodiscard]] bool discard(vmm::DiskIndex disk, std::uint64_t offset, std::uint64_t length) override;
   [[nodiscard]] bool flush(vmm::DiskIndex disk) override;
 
-  // While passing: note written blocks (null: stop).
+  // Note blocks written to the images (null: stop).
   void track_writes(BlockTracker* tracker);
   // Passing -> holding. Returns when no passing operation is under way any more. Machine paused.
   void hold();
@@ -75,7 +77,9 @@ class HoldingGate final : public vmm::OutputGate {
   // Ends everything held without letting it out, and lets every waiter go. No callback comes after it. For a host that
   // failed.
   void abandon();
-  // Waits until every released disk operation is on its image, durably. For a clean end.
+  // Waits until every released disk operation is on its image.
+  void settle();
+  // And durably. For a clean end.
   void drain();
 
   [[nodiscard]] std::uint64_t held_bytes() const;

@@ -22,6 +22,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
+// Pages on their way to a backup that joins a protected machine; taken when one does.
+constexpr std::size_t kJoinerPoolBytes = std::size_t{16} << 20;
 // The digest of an epoch that wrote all of it is within the protocol's bound.
 constexpr std::uint64_t kMaxLockstepMemory = std::uint64_t{4} << 30;
 static_assert((kMaxLockstepMemory >> kPageShift) * (sizeof(vmm::PageDigest)) + 4096 <= protocol::kMaxDigestBytesPerEpoch);
@@ -230,9 +232,7 @@ std::unique_ptr<protocol::Link> Primary::Impl::dial(const protocol::Address& add
 }
 
 protocol::BackupId Primary::add_backup(const protocol::Address& address) {
-  const ReplicaStatus before = impl_->replica_status();
-  if (!before.unprotected) throw Error("the machine is protected: a backup can be added when it is not");
-  if (!before.backups.empty()) throw Error("another backup is joining");
+  (void)impl_->replica_status();
   auto link = impl_->dial(address);
   struct Admission {
     std::optional<protocol::BackupId> id;
@@ -330,6 +330,7 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
                               const MakeMachine& make_machine) {
   const PrimaryOptions& options = impl_->options;
   PagePool pool(options.staging_bytes);
+  PagePool joiner_pool(kJoinerPoolBytes);
   HoldingGate gate(backends, options.held_bytes,
                    {.durable = [&](protocol::EpochId epoch) { impl_->post(protocol::primary::EpochDurable{epoch}); },
                     // The guest was told that the write is done.
@@ -370,7 +371,7 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
                           impl_->fail_stop("fenced: " + reason);
                         }},
                        options.claim);
-  EpochEngine engine(*machine, backends, gate, pool, impl_->mailbox, impl_->statistics,
+  EpochEngine engine(*machine, backends, gate, pool, joiner_pool, impl_->mailbox, impl_->statistics,
                      {.post = [&](protocol::primary::Event event) { driver.post(std::move(event)); },
                       .post_quietly = [&](protocol::primary::Event event) { driver.post_quietly(std::move(event)); },
                       .post_and_wait = [&](protocol::primary::Event event) { driver.post_and_wait(std::move(event)); }},

@@ -194,11 +194,9 @@ void ReplicaDriver::admit_joiners() {
   for (Joiner& joiner : joining) admit(std::move(joiner));
 }
 
-// One at a time, and only while the machine is unprotected: a full sync needs the epochs to stand still.
 void ReplicaDriver::admit(Joiner joiner) {
   if (!joiner.link->is_up()) return;  // it did not wait
-  if (!replica_.unprotected()) return turn_away(std::move(joiner), "the machine is protected, or was a moment ago");
-  if (replica_.alive() > 0) return turn_away(std::move(joiner), "another backup is joining");
+  if (const std::string why = replica_.why_no_joiner(); !why.empty()) return turn_away(std::move(joiner), why);
   const BackupId id = replica_.next_backup();
   spdlog::info("backup {} joins from {}", to_string(id), joiner.link->peer_address());
   turned_away_said_ = false;

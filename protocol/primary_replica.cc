@@ -80,6 +80,19 @@ std::optional<EpochId> PrimaryReplica::acknowledged(BackupId id) const {
 
 // Events.
 
+std::string PrimaryReplica::why_no_joiner() const {
+  if (mode_ == Mode::kStopped || mode_ == Mode::kFenced) return "the machine ends here";
+  if (handover_) return "the machine is being handed over";
+  if (claim_) return "a backup was lost or given up, and the arbiter has not decided yet";
+  const bool joining = std::ranges::any_of(
+      backups_, [](const auto& entry) { return entry.second.state != BackupState::kDropped && !counts(entry.second); });
+  if (joining) return "another backup is joining";
+  // Its epochs are of inputs: a sync beside them would lack the pages that they change.
+  if (lockstep() && mode_ == Mode::kReplicating) return "the machine is protected in lockstep";
+  if (alive() == kMaxBackups) return fmt::format("it has {} backups already", kMaxBackups);
+  return {};
+}
+
 void PrimaryReplica::on(const BackupJoined& event) {
   POLLUX_ASSERT(event.backup == next_backup_);
   ++next_backup_.value;
@@ -123,6 +136,7 @@ void PrimaryReplica::on(const SyncFinished& event) {
   peer.state = BackupState::kSettling;
   peer.base = event.epoch;
   peer.executed = event.epoch;
+  ever_required_ = true;
   advance_executed();
   if (mode_ != Mode::kUnprotected) return;
   POLLUX_ASSERT(committed_ == closed_);
@@ -436,7 +450,9 @@ void PrimaryReplica::drop(BackupId id, const std::string& reason) {
   effects_.emplace_back(DropBackup{id, reason});
   advance_executed();
   start_sync_when_decided();
-  if (alive() == 0 && mode_ == Mode::kReplicating) {
+  const bool anyone = ever_required_ ? std::ranges::any_of(backups_, [](const auto& entry) { return counts(entry.second); })
+                                     : alive() > 0;
+  if (!anyone && mode_ == Mode::kReplicating) {
     mode_ = Mode::kUnprotected;
     effects_.emplace_back(Unprotected{});
   }

@@ -26,11 +26,12 @@
 //  - A backup that is not required never promotes itself: it is dropped without a claim.
 //  - Durability: an epoch with a flush is committed only when the primary's own image holds all previous
 //    flushed epochs durably, so that no host that comes back alone lacks more than the last acknowledged flush.
-//  - When the last backup is gone: Unprotected, and every closed epoch is committed at once. No backup holds
+//  - When the last required backup is gone: Unprotected, and every closed epoch is committed at once. No backup holds
 //    their flushes then: Committed says so, and the primary's image must be durable before other outputs leave.
 //  - A primary without backups in its configuration leads its term alone, unprotected from the start.
-//  - Re-protection: who joins while it is unprotected holds up nothing until SyncFinished. From there on it is
-//    required like any other: Replicating, commits wait for it, and its loss needs the next term.
+//  - Re-protection: who joins holds up nothing until SyncFinished, be the machine protected by others or not. From there on
+//    it is required like any other: commits wait for it, and its loss needs the next term. When the last required backup is
+//    gone, one that is not required yet vouches for nothing: Unprotected, until its SyncFinished.
 //  - Release: a required backup that the operator gives up stays required until the term it could claim is won.
 //  - Handover: with the guest standing still and every epoch committed, HandOver asks a backup to claim the next term
 //    and lead. From there on no epoch is closed and nothing is let out, unless this side wins that term: it claims
@@ -76,8 +77,8 @@ struct PrimaryConfig {
 namespace primary {
 
 // Events.
-// Another backup, in addition to those of the configuration: LinkUp or LinkDown follows. Ids count up and are never
-// used again; at most kMaxBackups are alive (not dropped) at once.
+// Another backup, in addition to those of the configuration: LinkUp or LinkDown follows. Only when why_no_joiner() is empty.
+// Ids count up and are never used again; at most kMaxBackups are alive (not dropped) at once.
 struct BackupJoined {
   BackupId backup;
 };
@@ -186,7 +187,7 @@ struct DropBackup {
   std::string reason;
   bool operator==(const DropBackup&) const = default;
 };
-// No backup is left: go on alone. Epochs may go on being closed; they are committed at once.
+// No backup that is required is left: go on alone. Epochs may go on being closed; they are committed at once.
 struct Unprotected {
   bool operator==(const Unprotected&) const = default;
 };
@@ -255,6 +256,7 @@ class PrimaryReplica {
   [[nodiscard]] std::size_t backups() const { return backups_.size(); }
   [[nodiscard]] BackupState state(BackupId backup) const;
   [[nodiscard]] std::size_t alive() const;    // backups that are not dropped
+  [[nodiscard]] std::string why_no_joiner() const;  // empty: another backup may join now
   [[nodiscard]] BackupId next_backup() const { return next_backup_; }  // the id of the next to join
   [[nodiscard]] bool required(BackupId backup) const;  // settling or protecting: it is sent epoch records
   [[nodiscard]] EpochId committed() const { return committed_; }
@@ -352,6 +354,7 @@ class PrimaryReplica {
   BackupId next_backup_;
   Mode mode_ = Mode::kReplicating;
   Term term_;                   // the one it leads in
+  bool ever_required_ = false;  // a backup: else the first full sync is not over
   std::optional<Claim> claim_;  // as long as a backup is lost or released
   std::optional<Handover> handover_;
   EpochId closed_;

@@ -54,6 +54,48 @@ struct HostDisk {
   std::unique_ptr<vmm::Backends> backends;
 };
 
+// Writes, discards, flushes and reads at random as a guest's driver would, as soon as there is a gate; knows what the disk
+// must hold.
+class DiskWriter {
+ public:
+  explicit DiskWriter(const std::atomic<vmm::OutputGate*>& gate) : thread_([this, &gate] { run(gate); }) {}
+  ~DiskWriter() { stop(); }
+
+  // What the disk must hold now; the last flush speaks for it.
+  const Bytes& stop() {
+    done_ = true;
+    if (thread_.joinable()) thread_.join();
+    return model_;
+  }
+
+ private:
+  void run(const std::atomic<vmm::OutputGate*>& gate_when_there) {
+    while (gate_when_there == nullptr) {
+      if (done_) return;
+      std::this_thread::yield();
+    }
+    vmm::OutputGate& gate = *gate_when_there;
+    std::mt19937_64 random(3);
+    while (!done_) {
+      const std::uint64_t sector = random() % (kDiskBytes / 512);
+      const std::uint64_t length = 512 * std::min<std::uint64_t>(1 + random() % 32, kDiskBytes / 512 - sector);
+      const bool discard = random() % 4 == 0;
+      const Bytes data(length, static_cast<std::byte>(discard ? 0 : random()));
+      EXPECT_TRUE(discard ? gate.discard({0}, sector * 512, length) : gate.write({0}, sector * 512, data));
+      std::copy(data.begin(), data.end(), model_.begin() + static_cast<std::ptrdiff_t>(sector * 512));
+      EXPECT_TRUE(random() % 64 != 0 || gate.flush({0}));
+      Bytes seen(length);
+      EXPECT_TRUE(gate.read({0}, sector * 512, seen));
+      EXPECT_EQ(seen, data);
+    }
+    EXPECT_TRUE(gate.flush({0}));  // what is committed after it is on the backups' disks
+  }
+
+  std::atomic<bool> done_ = false;
+  Bytes model_ = Bytes(kDiskBytes);
+  std::thread thread_;
+};
+
 std::unique_ptr<vmm::Machine> boot(vmm::Backends& backends, vmm::InputGate& input, vmm::OutputGate& output) {
   vmm::MachineConfig config = page_writer_config(kMemoryBytes);
   config.disks.push_back({kDiskBytes, false});
@@ -84,6 +126,9 @@ class FullSyncTest : public ::testing::Test {
     options.backups.push_back({{"127.0.0.1", backup_->port()}, backup_key_->public_key()});
     options.epoch_length = 5ms;
     options.silence_timeout = 20s;
+    listener_ = std::make_shared<protocol::Listener>(protocol::Address{"127.0.0.1", 0}, *primary_key_,
+                                                     std::vector{backup_key_->public_key()});
+    options.listener = listener_;
     primary_ = std::make_unique<primary::Primary>(options);
     primary_end_ = std::async(std::launch::async, [this] {
       return primary_->run(*primary_key_, *primary_disk_.backends, [this](vmm::OutputGate& output) {
@@ -94,29 +139,49 @@ class FullSyncTest : public ::testing::Test {
     });
     ASSERT_TRUE(eventually([this] { return primary_->statistics().summary().committed.value > 0; }));
   }
-  // An orderly end of both.
+  // Another backup, with the key of the first. Returns when it can take over, too.
+  void join() {
+    backup::BackupOptions options;
+    options.join = {{{"127.0.0.1", listener_->port()}, primary_key_->public_key()}};
+    options.primary_keys = {primary_key_->public_key()};
+    options.silence_timeout = 20s;
+    joiner_ = std::make_unique<backup::Backup>(options, *backup_key_);
+    joiner_end_ = std::async(std::launch::async, [this] { return joiner_->run(*joiner_disk_.backends); });
+    ASSERT_TRUE(eventually([this] { return primary_->statistics().summary().backups == 2; }));
+  }
+  // An orderly end of all.
   void stop() {
     if (primary_end_.valid()) {
       primary_->stop();
       EXPECT_EQ(primary_end_.get().reason, vmm::ExitReason::kRequested);
     }
-    if (backup_end_.valid()) {
-      const backup::BackupEnd end = backup_end_.get();
+    for (std::future<backup::BackupEnd>* backup_end : {&backup_end_, &joiner_end_}) {
+      if (!backup_end->valid()) continue;
+      const backup::BackupEnd end = backup_end->get();
       EXPECT_FALSE(end.failed) << end.reason;
       EXPECT_FALSE(end.promotion.has_value());
     }
+  }
+  void let_epochs_go_by() {
+    const auto committed = [this] { return primary_->statistics().summary().committed.value; };
+    const std::uint64_t before = committed();
+    EXPECT_TRUE(eventually([&] { return committed() > before + 20; }));
   }
 
   TemporaryFolder folder_;
   HostDisk primary_disk_{folder_, "primary"};
   HostDisk backup_disk_{folder_, "backup"};
+  HostDisk joiner_disk_{folder_, "joiner"};
   std::optional<SecretKey> primary_key_;
   std::optional<SecretKey> backup_key_;
   vmm::PassThroughInput input_;
+  std::shared_ptr<protocol::Listener> listener_;
   std::unique_ptr<backup::Backup> backup_;
+  std::unique_ptr<backup::Backup> joiner_;
   std::unique_ptr<primary::Primary> primary_;
   std::atomic<vmm::OutputGate*> gate_ = nullptr;  // while the primary runs
   std::future<backup::BackupEnd> backup_end_;
+  std::future<backup::BackupEnd> joiner_end_;
   std::future<vmm::MachineExit> primary_end_;
 };
 
@@ -163,39 +228,27 @@ TEST_F(FullSyncTest, ADiskOfOtherContentsBecomesEqual) {
 // From before the full sync on until the end the disk is written and read.
 TEST_F(FullSyncTest, ADiskWrittenMeanwhileIsTheSameOnBothHostsInTheEnd) {
   for (std::uint64_t block = 0; block < kBlocks; ++block) backup_disk_.fill_block(block, 200);
-  std::atomic<bool> done = false;
-  Bytes model(kDiskBytes);
-  std::thread guest_disk([&] {
-    while (gate_ == nullptr) {
-      if (done) return;
-      std::this_thread::yield();
-    }
-    vmm::OutputGate& gate = *gate_;
-    std::mt19937_64 random(3);
-    while (!done) {
-      const std::uint64_t sector = random() % (kDiskBytes / 512);
-      const std::uint64_t length =
-          512 * std::min<std::uint64_t>(1 + random() % 32, kDiskBytes / 512 - sector);
-      const bool discard = random() % 4 == 0;
-      const Bytes data(length, static_cast<std::byte>(discard ? 0 : random()));
-      EXPECT_TRUE(discard ? gate.discard({0}, sector * 512, length) : gate.write({0}, sector * 512, data));
-      std::copy(data.begin(), data.end(), model.begin() + static_cast<std::ptrdiff_t>(sector * 512));
-      EXPECT_TRUE(random() % 64 != 0 || gate.flush({0}));
-      Bytes seen(length);
-      EXPECT_TRUE(gate.read({0}, sector * 512, seen));
-      EXPECT_EQ(seen, data);
-    }
-    EXPECT_TRUE(gate.flush({0}));  // what is committed after it is on the backup's disk
-  });
+  DiskWriter writer(gate_);
   protect();
-  const auto committed = [this] { return primary_->statistics().summary().committed.value; };
-  const std::uint64_t before = committed();
-  EXPECT_TRUE(eventually([&] { return committed() > before + 20; }));
-  done = true;
-  guest_disk.join();
+  let_epochs_go_by();
+  const Bytes& written = writer.stop();
   stop();
-  EXPECT_EQ(primary_disk_.contents(), model);
-  EXPECT_EQ(backup_disk_.contents(), model);
+  EXPECT_EQ(primary_disk_.contents(), written);
+  EXPECT_EQ(backup_disk_.contents(), written);
+}
+
+// The joiner's sync reads the primary's image while epochs are held, committed and written to it.
+TEST_F(FullSyncTest, ADiskWrittenWhileAnotherBackupJoinsIsTheSameOnAllHostsInTheEnd) {
+  for (std::uint64_t block = 0; block < kBlocks; ++block) joiner_disk_.fill_block(block, 200);
+  DiskWriter writer(gate_);
+  protect();
+  join();
+  let_epochs_go_by();
+  const Bytes& written = writer.stop();
+  stop();
+  EXPECT_EQ(primary_disk_.contents(), written);
+  EXPECT_EQ(backup_disk_.contents(), written);
+  EXPECT_EQ(joiner_disk_.contents(), written);
 }
 
 // The primary's own disk cannot be read: the sync ends, the backup is told, the guest goes on, and the gate knows the

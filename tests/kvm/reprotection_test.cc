@@ -118,6 +118,7 @@ class Reprotection : public ::testing::Test {
     std::filesystem::create_directory(folder_ + "/claims");
     for (const char* host : {"/0", "/1"}) write_key_pair(folder_ + host, protocol::session::SecretKey::generate());
     ports_ = {free_port(), free_port()};
+    third_port_ = free_port();
   }
   void TearDown() override {
     if (!folder_.empty()) std::filesystem::remove_all(folder_);
@@ -158,6 +159,12 @@ class Reprotection : public ::testing::Test {
     all.push_back(std::to_string(ports_[1 - host]));
     return std::make_unique<ReplicaProcess>(all);
   }
+  // A third host's; it has the key of the second.
+  std::unique_ptr<ReplicaProcess> join_as_third() const {
+    return std::make_unique<ReplicaProcess>(std::vector<std::string>{"join", std::to_string(third_port_), folder_ + "/1",
+                                                                     folder_ + "/0.pub", folder_ + "/claims",
+                                                                     std::to_string(ports_[0])});
+  }
   // The number at the end of a line like "entered at 17".
   static std::int64_t time_of(const std::optional<std::string>& line) {
     return line ? std::stoll(line->substr(line->rfind(' ') + 1)) : 0;
@@ -170,6 +177,7 @@ class Reprotection : public ::testing::Test {
 
   std::string folder_;
   std::array<std::uint16_t, 2> ports_{};
+  std::uint16_t third_port_ = 0;
 };
 
 TEST_F(Reprotection, ThreeTimesThereAndBackTheComputationEndsAsIfNothingHadHappened) {
@@ -302,6 +310,57 @@ TEST_F(Reprotection, JoinersThatDieInTheirSyncCostNothing) {
   leader->kill();
   EXPECT_TRUE(follower->wait_for("promoted"));
   EXPECT_EQ(follower->checksum(), "checksum " + std::to_string(expected.get()));
+}
+
+// Its sync runs beside the epochs, while the guest writes much in each of them.
+TEST_F(Reprotection, AThirdHostJoinsAProtectedMachineAndTakesOver) {
+  const Computation computation = computation_of(12s, 2000);
+  auto expected = std::async(std::launch::async, [&] { return undisturbed_checksum(computation); });
+  const std::unique_ptr<ReplicaProcess> leader = lead(0, computation);
+  const std::unique_ptr<ReplicaProcess> second = join(1);
+  ASSERT_TRUE(leader->wait_for("backups 1"));
+  const std::unique_ptr<ReplicaProcess> third = join_as_third();
+  ASSERT_TRUE(leader->wait_for("backups 2"));
+  second->kill();
+  ASSERT_TRUE(leader->wait_for("backups 1"));
+  leader->kill();
+  const auto promoted = third->wait_for("promoted");
+  ASSERT_TRUE(promoted);
+  EXPECT_EQ(*promoted, "promoted in the middle");
+  EXPECT_EQ(third->checksum(), "checksum " + std::to_string(expected.get()));
+  EXPECT_EQ(terms_claimed(), 3);
+}
+
+// Half a sync vouches for nothing: the machine is alone, and whoever joins then protects it.
+TEST_F(Reprotection, TheOnlyBackupDiesWhileAnotherJoins) {
+  const Computation computation = computation_of(20s, 2000);
+  auto expected = std::async(std::launch::async, [&] { return undisturbed_checksum(computation); });
+  std::mt19937_64 random(31);
+  const std::unique_ptr<ReplicaProcess> leader = lead(0, computation);
+  std::unique_ptr<ReplicaProcess> protector = join(1);
+  std::size_t in_the_midst = 0;
+  ASSERT_TRUE(leader->wait_for("backups 1"));
+  for (int loss = 0; loss < 5; ++loss) {
+    SCOPED_TRACE(loss);
+    const auto another = [&] { return loss % 2 == 0 ? join_as_third() : join(1); };
+    std::unique_ptr<ReplicaProcess> joiner = another();
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 900));  // the random moment
+    protector->kill();
+    auto line = leader->wait_for("backups");
+    if (line == "backups 2") line = leader->wait_for("backups");
+    if (line == "backups 0") {
+      ++in_the_midst;
+      joiner.reset();
+      joiner = another();
+      line = leader->wait_for("backups");
+    }
+    ASSERT_EQ(line, "backups 1");
+    protector = std::move(joiner);
+  }
+  RecordProperty("in_the_midst", static_cast<int>(in_the_midst));
+  leader->kill();
+  EXPECT_TRUE(protector->wait_for("promoted"));
+  EXPECT_EQ(protector->checksum(), "checksum " + std::to_string(expected.get()));
 }
 
 }  // namespace

@@ -92,7 +92,7 @@ class PrimaryUnderTest {
   [[nodiscard]] protocol::Term term() const { return machine_.term(); }
   [[nodiscard]] bool fenced() const { return machine_.fenced(); }
   [[nodiscard]] bool claiming() const { return machine_.claiming(); }
-  [[nodiscard]] bool takes_joiners() const { return machine_.unprotected() && machine_.alive() == 0; }
+  [[nodiscard]] bool takes_joiners() const { return machine_.why_no_joiner().empty(); }
   [[nodiscard]] protocol::BackupId next_backup() const { return machine_.next_backup(); }
 
  private:

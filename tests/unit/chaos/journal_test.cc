@@ -84,7 +84,7 @@ TEST(JournalCheck, FindsAFlippedBit) {
 TEST(JournalCheck, FindsAnotherValue) {
   History told = puts(5);
   told[1].argument = "something else";
-  EXPECT_THAT(check_journal(told, disk(puts(5))), ElementsAre(HasSubstr("record 2 says k = value 2")));
+  EXPECT_THAT(check_journal(told, disk(puts(5))), ElementsAre(HasSubstr("record 2 says k = \"value 2\"")));
 }
 
 TEST(JournalCheck, FindsAWriteThatWasCarriedOutTwice) {

@@ -446,7 +446,7 @@ TEST_F(PrimaryScript, ABackupInItsSyncLearnsTheNewTerm) {
   for (std::uint32_t b = 0; b < 2; ++b) welcome(b);
   step(SyncFinished{{0}, {0}});
   link_down(0);
-  EXPECT_EQ(won(5), (Lines{"Send(1, NewTerm(5))", "DropBackup(0, x)"}));
+  EXPECT_EQ(won(5), (Lines{"Send(1, NewTerm(5))", "DropBackup(0, x)", "Unprotected"}));
 }
 
 TEST_F(PrimaryScript, StopWhileClaimingReachesTheLostToo) {
@@ -572,6 +572,43 @@ TEST_F(PrimaryScript, WhoJoinsAProtectedMachineCountsFromItsOwnSyncOn) {
   close(3);
   EXPECT_EQ(ack(0, 3), Lines{});
   EXPECT_EQ(ack(1, 3), (Lines{"Protected(1)", "Committed(3)"}));
+}
+
+TEST_F(PrimaryScript, HalfASyncVouchesForNothingWhenTheLastRequiredIsGone) {
+  protect(1);
+  step(BackupJoined{{1}});
+  step(LinkUp{{1}});
+  welcome(1);
+  close(1);
+  EXPECT_EQ(link_down(0), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(won(5), (Lines{"Send(1, NewTerm(5))", "DropBackup(0, x)", "Unprotected", "Committed(1)"}));
+  EXPECT_EQ(close(2), (Lines{"Committed(2)"}));
+  EXPECT_EQ(step(SyncFinished{{1}, {2}}), (Lines{"Replicating"}));
+  close(3);
+  EXPECT_EQ(ack(1, 3), (Lines{"Protected(1)", "Committed(3)"}));
+}
+
+TEST_F(PrimaryScript, AnotherMayJoinWhenNoneIsJoiningAndNothingIsUndecided) {
+  start(1);
+  EXPECT_EQ(primary_->why_no_joiner(), "another backup is joining");
+  protect(1);
+  EXPECT_EQ(primary_->why_no_joiner(), "");
+  step(BackupJoined{{1}});
+  EXPECT_EQ(primary_->why_no_joiner(), "another backup is joining");
+  step(LinkUp{{1}});
+  welcome(1);
+  step(SyncFinished{{1}, {0}});
+  EXPECT_EQ(primary_->why_no_joiner(), "");
+  link_down(0);
+  EXPECT_EQ(primary_->why_no_joiner(), "a backup was lost or given up, and the arbiter has not decided yet");
+  won(5);
+  EXPECT_EQ(primary_->why_no_joiner(), "");
+  protect(kMaxBackups);
+  EXPECT_EQ(primary_->why_no_joiner(), "it has 3 backups already");
+  step(HandOverTo{{1}});
+  EXPECT_EQ(primary_->why_no_joiner(), "the machine is being handed over");
+  step(Stop{});
+  EXPECT_EQ(primary_->why_no_joiner(), "the machine ends here");
 }
 
 TEST_F(PrimaryScript, NobodyJoinsAFencedOrStoppedPrimary) {
