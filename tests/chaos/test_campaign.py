@@ -41,6 +41,20 @@ class Campaign(unittest.TestCase):
         self.assertIn('"seed":2', page)
         self.assertNotIn("src=", page)
 
+    def test_lockstep(self):
+        done = chaos("--strategy", "lockstep", "--seed", "3", "--duration", "15", "--faults", "kill,pause,partition,switchover",
+                     "--guest", GUEST, "--report", str(self.folder))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_what_once_found_something(self):
+        lines = (Path(__file__).parent / "regressions.txt").read_text().splitlines()
+        campaigns = [line.split() for line in lines if line and not line.startswith("#")]
+        self.assertTrue(campaigns)
+        for words in campaigns:
+            with self.subTest(" ".join(words)):
+                done = chaos(*words, "--guest", GUEST, "--report", str(self.folder))
+                self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
     def test_two_machines_where_nobody_arbitrates_are_found(self):
         done = chaos("--seed", "1", "--duration", "12", "--faults", "partition", "--without-arbiter", "--recovery-s", "5",
                      "--guest", GUEST, "--report", str(self.folder))

@@ -103,7 +103,7 @@ class ProtectedGuest:
     def start_primary(self, *kernel_words: str):
         host = self.hosts["castor"]
         self.leader = Replica(host, host.spawn(
-            f"pollux primary --backup {HOST_IPS['pollux']}:{LINK_PORT} {self._shared_words()}"
+            f"pollux primary --backup {HOST_IPS['pollux']}:{LINK_PORT} --listen 0.0.0.0:{LINK_PORT} {self._shared_words()}"
             f" {self._machine_words(kernel_words)} {self._disk_words()} --net tap=tap0,mac={GUEST_MAC}", "primary"))
 
     def wait_until_protected(self, timeout: float = 120):
