@@ -3,7 +3,8 @@
 //
 // At SIGUSR1 the leading one hands the machine over, and joins the other as its backup.
 //
-// Prints a line for each of these, as it happens: "protected" and "unprotected"; "backups N", that can take over now; "switching at T", the order to hand over;
+// Prints a line for each of these, as it happens: "protected" and "unprotected"; "backups N", that can take over,
+// when they have committed an epoch that was begun since, and so know of everything before; "switching at T", the order to hand over;
 // "switched, standing still for T", until the other had won the term; "promoted in the middle" or "promoted after the end"
 // of the computation; "entered at T", the guest runs here; "checksum N". Times are the monotonic clock's microseconds.
 #include <fmt/format.h>
@@ -127,12 +128,17 @@ class Replica {
     primary::Primary primary(std::move(options));
     handed_over_ = false;
     const std::jthread watch([&](const std::stop_token& ended) {
+      std::optional<protocol::EpochId> changed_in;
       for (std::size_t backups = 0; !ended.stop_requested(); std::this_thread::sleep_for(300us)) {
-        // From the first epoch on that a backup holds.
-        const std::size_t now = primary.statistics().summary().backups;
-        if (const std::size_t before = std::exchange(backups, now); before != now) {
-          if (before == 0 || now == 0) say(now > 0 ? "protected" : "unprotected");
-          say(fmt::format("backups {}", now));
+        const primary::Summary now = primary.statistics().summary();
+        if (const std::size_t before = std::exchange(backups, now.backups); before != now.backups) {
+          // From the first epoch on that a backup holds.
+          if (before == 0 || now.backups == 0) say(now.backups > 0 ? "protected" : "unprotected");
+          changed_in = now.closed;
+        }
+        if (changed_in && (now.backups == 0 || now.committed > changed_in->next())) {
+          changed_in.reset();
+          say(fmt::format("backups {}", now.backups));
         }
         if (!switch_wanted.exchange(false)) continue;
         say(fmt::format("switching at {}", microseconds(std::chrono::steady_clock::now())));
