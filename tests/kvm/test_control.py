@@ -130,7 +130,16 @@ class Control(Processes):
         self.assertEqual(self.status("b")["state"], "waiting")
         self.assertIn("backup 1", self.ctl("a", "add-backup", f"127.0.0.1:{self.ports['b']}"))
         self.wait_for_status("a", lambda s: s["protection"] == "protected" and s["backups"][0]["state"] == "protecting")
-        self.assertIn("is protected", self.ctl("a", "add-backup", "127.0.0.1:1", code=1))
+        # One more, beside it.
+        other = self.start("other", "backup", "--listen", "127.0.0.1:0", "--key", str(self.folder / "b"), "--peer-key",
+                           str(self.folder / "a.pub"), "--arbiter", self.arbiter)
+        port = self.wait_for("other", r"port (\d+)").group(1)
+        self.assertIn("backup 2", self.ctl("a", "add-backup", f"127.0.0.1:{port}"))
+        self.wait_for_status("a", lambda s: [b["state"] for b in s["backups"]] == ["protecting", "protecting"])
+        other.kill()
+        led = self.wait_for_status("a", lambda s: [b["state"] for b in s["backups"]] == ["protecting"])
+        # What is committed since says that the one left knows the new term.
+        self.wait_for_status("a", lambda s: s["committed"] > led["epoch"] + 1)
         self.a.kill()
         self.wait_for("waiting", "runs unprotected now")
 

@@ -2,6 +2,7 @@
 """Deterministic guests, unprotected, under copy and in lockstep: their primary is killed, and what the backup goes on to
 print and to write is what an undisturbed run does."""
 import os
+import re
 import subprocess
 import unittest
 from pathlib import Path
@@ -45,11 +46,15 @@ class GuestsOutlive(Processes):
         primary.kill()
         self.wait_for("backup", "runs unprotected now")
         self.assertEqual(backup.wait(60), 0, (self.folder / "backup").read_text() + (self.folder / "console-b").read_text())
-        expected = (self.folder / "console-0").read_bytes()
-        after = (self.folder / "console-b").read_bytes()
+        expected = self.printed("console-0")
+        after = self.printed("console-b")
         self.assertTrue(after, "the guest is too short for this test")
         self.assertTrue(expected.endswith(after), f"{after} does not end {expected}")
         self.assertEqual((self.folder / "disk-b").read_bytes(), (self.folder / "disk-0").read_bytes())
+
+    def printed(self, console: str) -> bytes:
+        """But for how often the disk's driver repeated a request: requests under way at the promotion are uncertain (P7)."""
+        return re.sub(rb", repeated \d+", b"", (self.folder / console).read_bytes())
 
     def test_memory_writes(self):
         self.outlives_its_primary("memory_writer", "pages=500 rounds=900000")

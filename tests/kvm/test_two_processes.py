@@ -101,19 +101,23 @@ class TwoProcesses(Processes):
         self.wait_for("primary", r"backup \d+: protecting")
         self.wait_for("last", "full sync complete")
 
-    def test_a_second_joiner_waits_until_the_first_is_lost(self):
+    def test_three_backups_join_and_a_fourth_waits_until_one_is_lost(self):
         self.start_primary_alone()
-        first = self.join("first", "b")
-        self.wait_for("primary", "protecting")
-        second = self.start("second", "backup", "--join", f"127.0.0.1:{self.ports['a']}", "--key",
-                            str(self.folder / "b"), "--peer-key", str(self.folder / "a.pub"), "--arbiter", self.arbiter)
-        self.wait_for("second", "turned away: the machine is protected")
+        backups = [self.join("joiner-0", "b")]
+        for number in range(4):
+            if number > 0:
+                backups.append(self.start(
+                    f"joiner-{number}", "backup", "--join", f"127.0.0.1:{self.ports['a']}", "--key", str(self.folder / "b"),
+                    "--peer-key", str(self.folder / "a.pub"), "--arbiter", self.arbiter))
+            if number < 3:
+                self.wait_for("primary", f"backup {number}: protecting")
+        self.wait_for("joiner-3", "turned away: it has 3 backups already")
         time.sleep(2)  # it asks several times, and each side says so once
-        self.assertEqual((self.folder / "second").read_text().count("turned away"), 1)
+        self.assertEqual((self.folder / "joiner-3").read_text().count("turned away"), 1)
         self.assertEqual((self.folder / "primary").read_text().count("turned away"), 1)
-        first.kill()
-        self.wait_for("primary", "backup 1: protecting")
-        self.assertIsNone(second.poll())
+        backups[1].kill()
+        self.wait_for("primary", "backup 3: protecting")
+        self.assertEqual([backup.poll() for backup in backups if backup is not backups[1]], [None, None, None])
 
     def test_a_stranger_does_not_join(self):
         self.start_primary_alone()
