@@ -127,11 +127,17 @@ class Replication : public ::testing::Test {
   std::string folder_;
 };
 
+#ifdef __SANITIZE_THREAD__
+constexpr int kRounds = 2;
+#else
+constexpr int kRounds = 4;
+#endif
+
 TEST_F(Replication, KilledAtRandomMomentsTheComputationEndsAsIfNothingHadHappened) {
   const std::uint64_t expected = undisturbed_checksum();
   const auto key = protocol::session::load_secret_key(folder_ + "/b");
   std::mt19937_64 random(11);
-  for (int round = 0; round < 4; ++round) {
+  for (int round = 0; round < kRounds; ++round) {
     std::uint64_t checksum = 0;
     bool in_the_middle = false;
     backup::Backup backup(backup_options(), key);
