@@ -121,19 +121,18 @@ void EpochEngine::tend_joiner() {
 // The guest stands still from the end of this epoch until the others have committed it and the joiner's rest is queued.
 void EpochEngine::finish_joiner() {
   const auto state = close_epoch(Then::kStandStill);
-  const Clock::time_point since = Clock::now();
-  if (commit_all(kJoinTimeout)) {
-    gate_.settle();
-    const bool joined = joiner_->finish(closed_, state, [this](BackupId backup) {
+  if (!commit_all(kJoinTimeout)) return let_run();
+  gate_.settle();
+  const bool sent = joiner_->send_rest();
+  let_run();
+  std::erase_if(backups_, [](const SyncTarget& backup) { return !backup.shipper->link().is_up(); });
+  if (sent) {
+    joiner_->send_end(closed_, state, [this](BackupId backup) {
       replica_.post_and_wait(protocol::primary::SyncFinished{backup, closed_});
     });
-    std::erase_if(backups_, [](const SyncTarget& backup) { return !backup.shipper->link().is_up(); });
-    if (joined) backups_.push_back(joiner_->joiner());
-    joiner_.reset();
-    spdlog::debug("a backup joined: the guest stood still for {} us",
-                  std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since).count());
+    backups_.push_back(joiner_->joiner());
   }
-  let_run();
+  joiner_.reset();
 }
 
 void EpochEngine::pause() {
@@ -296,7 +295,7 @@ void EpochEngine::committed(EpochId epoch, bool durable_first) {
 }
 
 void EpochEngine::lose_protection() {
-  joiner_.reset();  // it comes again, to a machine that is alone
+  joiner_.reset();  // half an image vouches for nothing
   send_batch();  // the state machine goes on counting epochs
   recorder_.reset();
   // The guest stands still meanwhile: one that goes on emitting would never let the gate come to an end.

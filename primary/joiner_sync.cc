@@ -77,8 +77,7 @@ bool JoinerSync::send_until_little_is_left() {
   return true;
 }
 
-bool JoinerSync::finish(protocol::EpochId epoch, const std::shared_ptr<const Bytes>& state,
-                        const std::function<void(protocol::BackupId)>& before_end) {
+bool JoinerSync::send_rest() {
   POLLUX_ASSERT(is_nearly_done());
   thread_.join();
   try {
@@ -89,9 +88,14 @@ bool JoinerSync::finish(protocol::EpochId epoch, const std::shared_ptr<const Byt
     stage_ = Stage::kFailed;
     return false;
   }
+  return true;
+}
+
+void JoinerSync::send_end(protocol::EpochId epoch, const std::shared_ptr<const Bytes>& state,
+                          const std::function<void(protocol::BackupId)>& before_end) {
+  POLLUX_ASSERT(is_nearly_done() && !thread_.joinable());
   sender_.send_end(epoch, state, before_end);
   stage_ = Stage::kFinished;
-  return true;
 }
 
 }  // namespace pollux::primary

@@ -42,10 +42,12 @@ class JoinerSync {
   [[nodiscard]] bool is_nearly_done() const { return stage_ == Stage::kNearlyDone; }
   // The joiner is gone, or an image cannot be read.
   [[nodiscard]] bool has_failed() const { return stage_ == Stage::kFailed || mailbox_.is_dropped(joiner_.backup); }
-  // The machine stands still at the end of `epoch`, whose changes it was told, whose state this is, and which is committed
-  // and on the images. False: an image cannot be read, and the joiner was given up.
-  bool finish(protocol::EpochId epoch, const std::shared_ptr<const Bytes>& state,
-              const std::function<void(protocol::BackupId)>& before_end);
+  // Nearly done; the machine stands still at the end of an epoch whose changes it was told, and which is committed and on the
+  // images. False: an image cannot be read, and the joiner was given up.
+  bool send_rest();
+  // Then, the machine running or not: that epoch, and the state at its end. `before_end`: see SyncSender::send_end().
+  void send_end(protocol::EpochId epoch, const std::shared_ptr<const Bytes>& state,
+                const std::function<void(protocol::BackupId)>& before_end);
 
  private:
   enum class Stage { kSending, kNearlyDone, kFailed, kFinished };

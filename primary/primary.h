@@ -46,7 +46,7 @@ struct Succession {
 struct PrimaryOptions {
   std::vector<BackupAddress> backups;  // up to protocol::kMaxBackups; none only with a listener
   std::vector<protocol::session::PublicKey> join_keys;  // of the backups that add_backup() may name
-  // Where backups may join while the machine runs unprotected; null: nowhere.
+  // Where backups may join while the machine runs; null: nowhere.
   std::shared_ptr<protocol::Listener> listener;
   std::optional<Succession> succession;  // nothing: a new machine, whose first term is claimed
   protocol::Strategy strategy = protocol::Strategy::kCopy;

@@ -157,7 +157,6 @@ void ReplicaDriver::publish_status() {
   ReplicaStatus status{.term = replica_.term(),
                        .closed = replica_.closed(),
                        .committed = replica_.committed(),
-                       .unprotected = replica_.unprotected(),
                        .claiming = replica_.claiming()};
   for (const auto& [id, peer] : peers_) {
     const auto acknowledged = replica_.acknowledged(id);

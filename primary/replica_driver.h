@@ -40,7 +40,6 @@ struct ReplicaStatus {
   protocol::Term term;
   protocol::EpochId closed;
   protocol::EpochId committed;
-  bool unprotected = false;
   bool claiming = false;
   std::vector<Backup> backups = {};  // that are not dropped
 };
