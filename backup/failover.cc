@@ -35,7 +35,7 @@ std::unique_ptr<vmm::Machine> Promotion::restore(vmm::Backends& backends, vmm::I
     machine = std::move(executing->machine);
   } else {
     machine = vmm::restore_machine(config, std::move(memory), state, backends, input, output,
-                                   {.dirty_log = std::nullopt, .epoch_length = epoch_length});
+                                   {.dirty_log = vmm::DirtyLog::kBitmap, .epoch_length = epoch_length});
   }
   timeline.promoted = std::chrono::steady_clock::now();
   machine->announce();

@@ -51,7 +51,7 @@ void MachineOptions::add_to(CLI::App& app) {
   app.add_option("--cmdline", command_line_, "kernel command line")->capture_default_str();
   app.add_option("--memory", memory_, "guest RAM, e.g. 512M or 2G")->capture_default_str();
   app.add_option("--cpus", vcpus_, "virtual CPUs, 1 to 8")->capture_default_str();
-  app.add_option("--dirty-log", dirty_log_, "how KVM reports dirty pages: ring, bitmap or auto")->capture_default_str();
+  app.add_option("--dirty-log", dirty_log_, "how KVM reports dirty pages: bitmap or ring")->capture_default_str();
   host_.add_to(app);
   add_config_option(app);
 }
@@ -130,9 +130,8 @@ void MachineOptions::check_profile() const {
 vmm::MachineOptions MachineOptions::machine_options() const {
   vmm::MachineOptions options;
   options.epoch_length = epoch_length();
-  if (dirty_log_ == "auto") return options;
   if (dirty_log_ != "ring" && dirty_log_ != "bitmap") {
-    throw UsageError("--dirty-log " + dirty_log_ + ": expected ring, bitmap or auto");
+    throw UsageError("--dirty-log " + dirty_log_ + ": expected bitmap or ring");
   }
   options.dirty_log = dirty_log_ == "ring" ? vmm::DirtyLog::kRing : vmm::DirtyLog::kBitmap;
   return options;

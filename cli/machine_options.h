@@ -45,7 +45,7 @@ class MachineOptions {
   std::string command_line_ = "console=ttyS0";
   std::string memory_ = "256M";
   unsigned vcpus_ = 1;
-  std::string dirty_log_ = "auto";
+  std::string dirty_log_ = "bitmap";
   std::string profile_ = "standard";
   std::uint64_t epoch_length_ = 0;  // 0: not given
 };

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 
 #include "vmm/gates/input_gate.h"
 #include "vmm/gates/output_gate.h"
@@ -13,8 +12,8 @@ namespace pollux::vmm {
 
 // How this host runs the machine; nothing that the guest sees.
 struct MachineOptions {
-  std::optional<DirtyLog> dirty_log;  // nothing: what is faster, where KVM has it
-  EpochLength epoch_length;           // of a deterministic machine while it runs freely
+  DirtyLog dirty_log = DirtyLog::kBitmap;
+  EpochLength epoch_length;  // of a deterministic machine while it runs freely
 };
 
 // Both throw UsageError for a bad kernel, initrd or config, Error when KVM refuses.

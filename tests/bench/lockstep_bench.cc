@@ -186,7 +186,7 @@ class Side {
     if (has_disk()) config.disks.push_back({kDiskBytes, false});
     if (has_nic()) config.nics.push_back({testing::kGuestMac});
     return vmm::boot_machine(config, {testing::guest_path(workload_.guest), {}, workload_.command_line}, *backends_, input,
-                             output, {.dirty_log = std::nullopt, .epoch_length = length});
+                             output, {.dirty_log = vmm::DirtyLog::kBitmap, .epoch_length = length});
   }
 
  private:

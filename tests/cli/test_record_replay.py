@@ -47,7 +47,7 @@ class RecordReplay(unittest.TestCase):
         self.assertIn(b"memory_writer 0x", printed)
         self.assertRegex(self.replay(), r"all \d+ epochs were the same; then the machine ended")
         self.assertEqual(self.output.read_bytes(), printed)
-        self.assertRegex(self.replay("--dirty-log", "bitmap"), "all .* were the same")
+        self.assertRegex(self.replay("--dirty-log", "ring"), "all .* were the same")
 
     def test_disks_are_needed_as_they_were(self):
         disk, before = self.folder / "disk", self.folder / "before"

@@ -2,8 +2,14 @@
 #include "vmm/machine/machine.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <functional>
 #include <set>
+#include <stop_token>
 #include <thread>
 
 #include "tests/support/test_machine.h"
@@ -76,8 +82,8 @@ TEST_P(OnKvm, AnIdleGuestDirtiesNothing) {
 }
 
 // What replication does: the pages harvested, laid over an old copy, must give the present memory.
-TEST_P(OnKvm, HarvestedPagesBringACopyUpToDateUnderLoad) {
-  TestMachine test(kMemory, options());
+void expect_harvests_to_keep_a_copy(vmm::MachineOptions options, int epochs) {
+  TestMachine test(kMemory, options);
   vmm::Machine& machine = test.machine();
   const auto copy = copy_of(machine.memory());
   machine.start_dirty_tracking();
@@ -85,7 +91,7 @@ TEST_P(OnKvm, HarvestedPagesBringACopyUpToDateUnderLoad) {
   test.writer().request(WriterMode::kCycle, kPages);
   ASSERT_TRUE(test.writer().wait_until_served());
   std::uint64_t rounds = 0;
-  for (int epoch = 0; epoch < 50; ++epoch) {
+  for (int epoch = 0; epoch < epochs; ++epoch) {
     ASSERT_TRUE(eventually([&] { return test.writer().rounds() > rounds; }));
     machine.pause();
     rounds = test.writer().rounds();
@@ -97,6 +103,40 @@ TEST_P(OnKvm, HarvestedPagesBringACopyUpToDateUnderLoad) {
     ASSERT_FALSE(difference.has_value()) << "epoch " << epoch << ", frame " << difference->value;
     machine.resume();
   }
+}
+
+TEST_P(OnKvm, HarvestedPagesBringACopyUpToDateUnderLoad) { expect_harvests_to_keep_a_copy(options(), 50); }
+
+// An operator's signal may come at any moment, also while KVM is asked what was written.
+TEST_P(OnKvm, ASignalInTheMiddleOfAHarvestLosesNothing) {
+  ::signal(SIGUSR2, [](int) {});
+  std::jthread signals([harvesting = ::pthread_self()](const std::stop_token& ended) {
+    while (!ended.stop_requested()) {
+      ::pthread_kill(harvesting, SIGUSR2);
+      std::this_thread::sleep_for(10us);
+    }
+  });
+  expect_harvests_to_keep_a_copy(options(), 50);
+}
+
+// As may a stop: no signal mask keeps that away, and the ring does not survive it (DirtyLog::kRing).
+TEST(OnKvmByDefault, BeingStoppedInTheMiddleOfAHarvestLosesNothing) {
+  if (const std::string why = why_no_kvm(); !why.empty()) GTEST_SKIP() << why;
+  const pid_t self = ::getpid();
+  const pid_t stopper = ::fork();
+  ASSERT_GE(stopper, 0);
+  if (stopper == 0) {
+    while (::getppid() == self) {
+      ::kill(self, SIGSTOP);
+      ::kill(self, SIGCONT);
+      ::usleep(20);
+    }
+    ::_exit(0);
+  }
+  expect_harvests_to_keep_a_copy({}, 50);
+  ::kill(stopper, SIGKILL);
+  ::kill(self, SIGCONT);
+  ::waitpid(stopper, nullptr, 0);
 }
 
 TEST_P(OnKvm, ARingThatIsSmallerThanTheWorkingSetLosesNothing) {

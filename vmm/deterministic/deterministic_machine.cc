@@ -85,13 +85,8 @@ const char* name_of(EpochBoundary boundary) {
   return "?";
 }
 
-// The bitmap, where pages can be left unprotected: most of an epoch's pages are written in the next one, too, and looking
+// Where pages can be left unprotected, they are: most of an epoch's pages are written in the next one, too, and looking
 // at them costs a tenth of the fault that would tell of it.
-std::optional<DirtyLog> wanted_log(const kvm::System& system, std::optional<DirtyLog> asked_for) {
-  if (!asked_for && kvm::Vm::can_protect_by_call(system)) return DirtyLog::kBitmap;
-  return asked_for;
-}
-
 kvm::Reprotect reprotection(const kvm::System& system) {
   return kvm::Vm::can_protect_by_call(system) ? kvm::Reprotect::kByCall : kvm::Reprotect::kByHarvest;
 }
@@ -105,7 +100,7 @@ class DeterministicVm final : public DeterministicMachine {
         memory_(std::move(memory)),
         backends_(backends),
         input_(input),
-        vm_(system_, *memory_, wanted_log(system_, options.dirty_log), kvm::Irqchip::kNone, reprotection(system_)),
+        vm_(system_, *memory_, options.dirty_log, kvm::Irqchip::kNone, reprotection(system_)),
         environment_(input),
         output_(output),
         devices_(config, *memory_, environment_, output_, inbox_),

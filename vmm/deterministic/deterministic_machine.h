@@ -38,7 +38,7 @@ enum class DiskMode {
 };
 
 struct DeterministicOptions {
-  std::optional<DirtyLog> dirty_log;  // nothing: what is faster for small epochs, where KVM has it
+  DirtyLog dirty_log = DirtyLog::kBitmap;
   DiskMode disks = DiskMode::kConcurrent;
   EpochLength epoch_length;  // while it runs freely
   // A guest that does not come to its epoch's end within this time of a pause ends the machine: it was not built with

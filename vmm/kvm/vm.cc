@@ -1,8 +1,13 @@
 #include "vmm/kvm/vm.h"
 
+#include <signal.h>
+#include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
+#include <sys/utsname.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <utility>
 
 #include "base/error.h"
 
@@ -18,18 +23,44 @@ constexpr std::uint64_t kIdentityMapAddress = 0xfffb'c000;
 // mid-epoch.
 constexpr std::uint32_t kMaxRingEntries = 65536;
 
+// On the calling thread; they come afterwards.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    ::sigfillset(&all);
+    POLLUX_ASSERT(::pthread_sigmask(SIG_SETMASK, &all, &before_) == 0);
+  }
+  ~SignalsBlocked() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
+// See DirtyLog::kRing.
+bool reset_may_end_early() {
+  constexpr std::pair kSince{6u, 17u};
+  utsname kernel{};
+  std::pair version{0u, 0u};
+  const bool told = ::uname(&kernel) == 0 && std::sscanf(kernel.release, "%u.%u", &version.first, &version.second) == 2;
+  return !told || version >= kSince;
+}
+
 }  // namespace
 
-Vm::Vm(const System& system, GuestMemory& memory, std::optional<DirtyLog> wanted_log, Irqchip irqchip,
-       Reprotect reprotect)
+Vm::Vm(const System& system, GuestMemory& memory, DirtyLog dirty_log, Irqchip irqchip, Reprotect reprotect)
     : system_(system),
       memory_(memory),
       irqchip_(irqchip),
       reprotect_(reprotect),
-      fd_(checked_ioctl(system.fd(), KVM_CREATE_VM, "KVM_CREATE_VM", 0UL)) {
+      fd_(checked_ioctl(system.fd(), KVM_CREATE_VM, "KVM_CREATE_VM", 0UL)),
+      dirty_log_(dirty_log) {
   reserve_pages();
   if (has_irqchip()) create_irqchip();
-  choose_dirty_log(wanted_log);  // before any vCPU: each gets its ring when it is created
+  // Before any vCPU: each gets its ring when it is created.
+  dirty_log_ == DirtyLog::kRing ? prepare_ring() : prepare_bitmap();
   set_slots(0);
 }
 
@@ -51,13 +82,16 @@ Fd Vm::create_vcpu(std::uint32_t id) const {
   return Fd(checked_ioctl(fd_, KVM_CREATE_VCPU, "KVM_CREATE_VCPU", static_cast<unsigned long>(id)));
 }
 
-void Vm::choose_dirty_log(std::optional<DirtyLog> wanted) {
-  if (wanted != DirtyLog::kBitmap &&
-      (enable_ring(KVM_CAP_DIRTY_LOG_RING_ACQ_REL) || enable_ring(KVM_CAP_DIRTY_LOG_RING))) {
-    dirty_log_ = DirtyLog::kRing;
-    return;
+void Vm::prepare_ring() {
+  if (!enable_ring(KVM_CAP_DIRTY_LOG_RING_ACQ_REL) && !enable_ring(KVM_CAP_DIRTY_LOG_RING)) {
+    throw KvmError("KVM on this host has no dirty ring (use the bitmap)");
   }
-  if (wanted == DirtyLog::kRing) throw KvmError("KVM on this host has no dirty ring (use the bitmap)");
+  if (reset_may_end_early()) {
+    spdlog::warn("this kernel's dirty ring loses pages when this process is stopped at a bad moment: use the bitmap");
+  }
+}
+
+void Vm::prepare_bitmap() {
   std::size_t words = 0;
   for (const auto& region : memory_.regions()) {
     words = std::max(words, (region.bytes.size() / kPageSize + 63) / 64);
@@ -103,7 +137,10 @@ void Vm::set_slots(std::uint32_t flags) const {
 void Vm::start_logging() { set_slots(KVM_MEM_LOG_DIRTY_PAGES); }
 void Vm::stop_logging() { set_slots(0); }
 
-void Vm::reset_dirty_rings() { checked_ioctl(fd_, KVM_RESET_DIRTY_RINGS, "KVM_RESET_DIRTY_RINGS"); }
+void Vm::reset_dirty_rings() {
+  const SignalsBlocked blocked;  // see DirtyLog::kRing
+  checked_ioctl(fd_, KVM_RESET_DIRTY_RINGS, "KVM_RESET_DIRTY_RINGS");
+}
 
 std::optional<Gfn> Vm::frame_of(std::uint32_t slot, std::uint64_t page) const {
   // The upper half of `slot` is the address space; ours is 0.
@@ -123,6 +160,7 @@ void Vm::harvest_bitmap() {
     checked_ioctl(fd_, KVM_GET_DIRTY_LOG, "KVM_GET_DIRTY_LOG", &log);
     // KVM leaves the last word's bits beyond the region zero; DirtySet would not accept them.
     for (std::size_t word = 0; word < words; ++word) {
+      if (bitmap_[word] == 0) continue;  // most are, of a large guest
       memory_.dirty().merge({region.start.gfn().value + word * DirtySet::kFramesPerWord}, bitmap_[word]);
     }
   }

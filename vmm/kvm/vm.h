@@ -41,7 +41,7 @@ enum class Reprotect {
 class Vm {
  public:
   // With `memory`, which outlives it, as its RAM. Throws KvmError.
-  Vm(const System& system, GuestMemory& memory, std::optional<DirtyLog> wanted_log,
+  Vm(const System& system, GuestMemory& memory, DirtyLog dirty_log,
      Irqchip irqchip = Irqchip::kInKernel, Reprotect reprotect = Reprotect::kByHarvest);
   // Documentation/virt/kvm/api.rst, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
   [[nodiscard]] static bool can_protect_by_call(const System& system);
@@ -84,7 +84,8 @@ class Vm {
  private:
   void reserve_pages() const;
   void create_irqchip() const;
-  void choose_dirty_log(std::optional<DirtyLog> wanted);
+  void prepare_ring();
+  void prepare_bitmap();
   void protect(std::uint32_t slot, std::span<const Gfn> pages);
   [[nodiscard]] bool enable_ring(long capability);
   void set_slots(std::uint32_t flags) const;
@@ -94,7 +95,7 @@ class Vm {
   Irqchip irqchip_;
   Reprotect reprotect_;
   Fd fd_;
-  DirtyLog dirty_log_ = DirtyLog::kBitmap;
+  DirtyLog dirty_log_;
   std::uint32_t ring_entries_ = 0;
   std::vector<std::uint64_t> bitmap_;  // scratch for the largest slot
 };

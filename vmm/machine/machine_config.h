@@ -14,7 +14,15 @@ inline constexpr unsigned kMaxVcpus = 8;
 inline constexpr std::size_t kMaxDisks = 8;
 inline constexpr std::size_t kMaxNics = 4;
 
-enum class DirtyLog { kRing, kBitmap };
+// How KVM tells which pages were written (Documentation/virt/kvm/api.rst, KVM_GET_DIRTY_LOG and 8.29).
+enum class DirtyLog {
+  kBitmap,  // a harvest scans a bit for each page of the guest
+  // A harvest reads an entry for each page written. Since Linux 6.17 KVM_RESET_DIRTY_RINGS ends early when the calling thread
+  // has a signal pending, and then forgets to protect up to 64 of the pages that it had taken from the ring: what is written
+  // to them afterwards is never told (virt/kvm/dirty_ring.c, kvm_dirty_ring_reset()). Signals are blocked meanwhile; but
+  // that the process is stopped (SIGSTOP, a debugger, a freezer) cannot be.
+  kRing,
+};
 
 struct DiskConfig {
   std::uint64_t size = 0;  // bytes, a multiple of kSectorSize

@@ -54,7 +54,7 @@ void check_usable(const MachineConfig& config, const Backends& backends) {
 class StockVm final : public Machine {
  public:
   StockVm(const MachineConfig& config, std::unique_ptr<GuestMemory> memory, Backends& backends, InputGate& input,
-       OutputGate& output, std::optional<DirtyLog> dirty_log)
+       OutputGate& output, DirtyLog dirty_log)
       : config_(config),
         memory_(std::move(memory)),
         vm_(system_, *memory_, dirty_log),
@@ -261,7 +261,7 @@ std::optional<MachineExit> StockVm::wait_for_exit(std::chrono::milliseconds time
 }  // namespace
 
 std::unique_ptr<Machine> boot_stock_machine(const MachineConfig& config, const BootSource& source, Backends& backends,
-                                            InputGate& input, OutputGate& output, std::optional<DirtyLog> dirty_log) {
+                                            InputGate& input, OutputGate& output, DirtyLog dirty_log) {
   check_usable(config, backends);
   auto memory = std::make_unique<GuestMemory>(config.memory_bytes);
   auto machine = std::make_unique<StockVm>(config, std::move(memory), backends, input, output, dirty_log);
@@ -271,7 +271,7 @@ std::unique_ptr<Machine> boot_stock_machine(const MachineConfig& config, const B
 
 std::unique_ptr<Machine> restore_stock_machine(const MachineConfig& config, std::unique_ptr<GuestMemory> memory,
                                                ByteView state, Backends& backends, InputGate& input,
-                                               OutputGate& output, std::optional<DirtyLog> dirty_log) {
+                                               OutputGate& output, DirtyLog dirty_log) {
   check_usable(config, backends);
   if (memory->size() != config.memory_bytes) throw Error("machine state: its memory has another size");
   auto machine = std::make_unique<StockVm>(config, std::move(memory), backends, input, output, dirty_log);

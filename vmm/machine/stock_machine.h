@@ -4,7 +4,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 
 #include "vmm/gates/input_gate.h"
 #include "vmm/gates/output_gate.h"
@@ -13,13 +12,12 @@
 
 namespace pollux::vmm {
 
-// Both throw UsageError for a bad kernel, initrd or config, Error when KVM refuses. `dirty_log`: nothing: the ring where
-// KVM has it, else the bitmap.
+// Both throw UsageError for a bad kernel, initrd or config, Error when KVM refuses.
 std::unique_ptr<Machine> boot_stock_machine(const MachineConfig& config, const BootSource& source, Backends& backends,
-                                            InputGate& input, OutputGate& output, std::optional<DirtyLog> dirty_log);
+                                            InputGate& input, OutputGate& output, DirtyLog dirty_log);
 // `memory` already holds the guest's pages; `state` is what save() gave.
 std::unique_ptr<Machine> restore_stock_machine(const MachineConfig& config, std::unique_ptr<GuestMemory> memory,
                                                ByteView state, Backends& backends, InputGate& input,
-                                               OutputGate& output, std::optional<DirtyLog> dirty_log);
+                                               OutputGate& output, DirtyLog dirty_log);
 
 }  // namespace pollux::vmm
