@@ -44,9 +44,12 @@ std::string last_lines(const std::string& text) {
   return at == std::string::npos || at == 0 ? text : text.substr(at + 1);
 }
 
-// The exit codes of a replica that ended by the rules: it was not needed any more, lost an arbitration, handed over, or was
+// By the rules, as `pollux --help` has its exit codes: it was not needed any more, lost an arbitration, handed over, or was
 // killed.
-bool orderly(int exit_code) { return exit_code == 0 || exit_code == 1 || exit_code == 5 || exit_code == 128 + SIGKILL; }
+bool orderly(int exit_code) {
+  constexpr int kNotNeeded = 0, kFailed = 1, kHandedOver = 5;
+  return exit_code == kNotNeeded || exit_code == kFailed || exit_code == kHandedOver || exit_code == 128 + SIGKILL;
+}
 
 }  // namespace
 

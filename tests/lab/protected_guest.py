@@ -56,6 +56,12 @@ class ProtectedGuest:
         self.leader: Replica
         self.follower: Replica
 
+    def start(self):
+        """Both hosts, and on them the backup and the primary."""
+        self.start_hosts()
+        self.start_backup()
+        self.start_primary()
+
     def start_hosts(self):
         """And the arbiter."""
         arbiter = self.lab.start_etcd()

@@ -99,9 +99,7 @@ class Chaos(unittest.TestCase):
         self.lab.__enter__()
         self.addCleanup(self.lab.__exit__)
         self.guest = ProtectedGuest(self.lab)
-        self.guest.start_hosts()
-        self.guest.start_backup()
-        self.guest.start_primary()
+        self.guest.start()
         self.guest.wait_until_protected(180)
         wait_for_redis(GUEST_IP, 120)
 

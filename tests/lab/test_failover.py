@@ -26,9 +26,7 @@ class Failover(unittest.TestCase):
         self.lab.__enter__()
         self.addCleanup(self.lab.__exit__)
         self.guest = ProtectedGuest(self.lab)
-        self.guest.start_hosts()
-        self.guest.start_backup()
-        self.guest.start_primary()
+        self.guest.start()
 
     def protected_redis(self):
         self.guest.wait_until_protected(180)

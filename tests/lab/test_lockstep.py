@@ -53,9 +53,7 @@ class Lockstep(unittest.TestCase):
     def test_hosts_die_in_turn_and_nothing_is_lost(self):
         with Lab("lockstep", say=lambda line: None) as lab:
             guest = KvServer(lab)
-            guest.start_hosts()
-            guest.start_backup()
-            guest.start_primary()
+            guest.start()
             guest.wait_until_protected()
             workloads = [Workload(GUEST_IP, f"client{i}") for i in range(CLIENTS)]
             for workload in workloads:
