@@ -20,9 +20,10 @@ constexpr std::uint64_t kRecordMargin = 128 << 20;
 
 TimePoint now() { return std::chrono::steady_clock::now(); }
 
-protocol::BackupConfig replica_config(protocol::Timing timing, std::uint64_t staging_bytes,
+protocol::BackupConfig replica_config(const protocol::ReplicaId& self, protocol::Timing timing, std::uint64_t staging_bytes,
                                       protocol::OnDivergence on_divergence) {
   protocol::BackupConfig config;
+  config.self = self;
   config.timing = timing;
   config.max_record_bytes = staging_bytes;
   config.on_divergence = on_divergence;
@@ -39,7 +40,7 @@ ReplicationSession::ReplicationSession(std::unique_ptr<protocol::Link> link, vmm
       staging_bytes_(staging_bytes),
       rehearsal_(std::move(rehearsal)),
       claim_(std::move(claim)),
-      replica_(replica_config(timing, staging_bytes, lockstep.on_divergence)),
+      replica_(replica_config(self_, timing, staging_bytes, lockstep.on_divergence)),
       epoch_length_(lockstep.epoch_length),
       silence_timeout_(timing.silence_timeout) {}
 
@@ -351,9 +352,10 @@ void ReplicationSession::carry_out(const event::ClaimTerm& effect) {
   // The primary stands still and can lead on: a disk that fails here must do so before the term is taken.
   handed_over_ = replica_.handed_over();
   if (handed_over_ && !applier_->drain()) return fail(disk_failure_);
-  switch (claim_ ? claim_(vm_, effect.term) : protocol::Verdict::kWon) {
+  switch (claim_ ? claim_({vm_, effect.term, self_}) : protocol::Verdict::kWon) {
     case protocol::Verdict::kWon: return step(event::TermWon{effect.term});
     case protocol::Verdict::kLost: return step(event::TermLost{effect.term});
+    case protocol::Verdict::kMember: return step(event::TermOfOwnPrimary{effect.term});
     case protocol::Verdict::kUnreachable:
       spdlog::warn("the primary is lost, and the arbiter of term {} cannot be asked now", effect.term.value);
       return step(event::ArbiterUnreachable{});

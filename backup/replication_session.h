@@ -109,6 +109,7 @@ class ReplicationSession {
   const std::uint64_t staging_bytes_;
   const Rehearsal rehearsal_;
   const protocol::Claim claim_;
+  const protocol::ReplicaId self_ = protocol::ReplicaId::random();
   protocol::BackupReplica replica_;
   const vmm::EpochLength epoch_length_;
   std::unique_ptr<ReplicaImage> image_;

@@ -33,11 +33,10 @@ protocol::Claim ArbiterOptions::open() const {
   options.timeout = std::chrono::milliseconds(timeout_ms_);
   const auto arbiter = std::shared_ptr<protocol::Arbiter>(
       for_option("--arbiter", [&] { return protocol::make_arbiter(spec_, options); }));
-  const protocol::ReplicaId self = protocol::ReplicaId::random();
-  return [arbiter, self](const protocol::VmId& vm, protocol::Term term) {
-    const protocol::Verdict verdict = arbiter->claim(vm, term, self);
+  return [arbiter](const protocol::TermClaim& claim) {
+    const protocol::Verdict verdict = arbiter->claim(claim);
     if (verdict == protocol::Verdict::kWon) {
-      spdlog::info("arbiter {}: term {} is this replica's", arbiter->name(), to_string(term));
+      spdlog::info("arbiter {}: term {} is this replica's", arbiter->name(), to_string(claim.term));
     } else {
       spdlog::warn("arbiter {}: {}", arbiter->name(), arbiter->last_reason());
     }

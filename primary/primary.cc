@@ -54,8 +54,8 @@ protocol::GoodbyeReason goodbye_reason(vmm::ExitReason reason) {
 }
 
 // A machine that nobody can arbitrate is not begun: its backup could never take over.
-void claim_first_term(const protocol::Claim& claim, const protocol::Hello& hello) {
-  if (claim && claim(hello.vm, hello.term) != protocol::Verdict::kWon) {
+void claim_first_term(const protocol::Claim& claim, const protocol::Hello& hello, const protocol::ReplicaId& self) {
+  if (claim && claim({hello.vm, hello.term, self}) != protocol::Verdict::kWon) {
     throw Error("the arbiter does not give this machine its first term: see --arbiter");
   }
 }
@@ -346,6 +346,7 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
   }
   std::vector<std::unique_ptr<protocol::Link>> links = impl_->connect(key);
 
+  const protocol::ReplicaId self = protocol::ReplicaId::random();
   protocol::PrimaryConfig config;
   config.hello = make_hello(machine->config(), options.strategy);
   config.backups = links.size();
@@ -356,7 +357,7 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
     config.closed = options.succession->epoch;
     impl_->mailbox.committed(config.closed);
   } else {
-    claim_first_term(options.claim, config.hello);
+    claim_first_term(options.claim, config.hello, self);
   }
   const protocol::EpochId closed = config.closed;
   impl_->vm = config.hello.vm;
@@ -370,7 +371,7 @@ vmm::MachineExit Primary::run(const protocol::session::SecretKey& key, vmm::Back
                           impl_->fenced = true;
                           impl_->fail_stop("fenced: " + reason);
                         }},
-                       options.claim);
+                       options.claim, self);
   EpochEngine engine(*machine, backends, gate, pool, joiner_pool, impl_->mailbox, impl_->statistics,
                      {.post = [&](protocol::primary::Event event) { driver.post(std::move(event)); },
                       .post_quietly = [&](protocol::primary::Event event) { driver.post_quietly(std::move(event)); },

@@ -31,14 +31,15 @@ std::string addresses(const std::vector<protocol::PageNumber>& pages) {
 
 ReplicaDriver::ReplicaDriver(protocol::PrimaryConfig config, std::vector<std::unique_ptr<protocol::Link>> links,
                              EngineMailbox& mailbox, Statistics& statistics, Callbacks callbacks,
-                             protocol::Claim claim)
+                             protocol::Claim claim, const protocol::ReplicaId& self)
     : silence_timeout_(config.timing.silence_timeout),
       vm_(config.hello.vm),
       replica_(std::move(config)),
       mailbox_(mailbox),
       statistics_(statistics),
       callbacks_(std::move(callbacks)),
-      claim_(std::move(claim)) {
+      claim_(std::move(claim)),
+      self_(self) {
   for (std::uint32_t i = 0; i < links.size(); ++i) {
     if (links[i]) peers_.emplace(BackupId{i}, Peer{std::make_shared<Shipper>(std::move(links[i]))});
   }
@@ -374,12 +375,14 @@ void ReplicaDriver::carry_out(const event::ClaimTerm& effect) {
   if (!claim_) return post(event::TermWon{effect.term});
   spdlog::warn("a backup is lost or given up: claiming term {}; outputs are held until it is decided", effect.term.value);
   if (claimant_.joinable()) claimant_.join();  // it has posted the answer to the claim before
-  claimant_ = std::thread([this, term = effect.term] {
-    const protocol::Verdict verdict = claim_(vm_, term);
+  claimant_ = std::thread([this, effect] {
+    const protocol::Term term = effect.term;
+    const protocol::Verdict verdict = claim_({vm_, term, self_, effect.members});
     mailbox_.set_undecided(verdict == protocol::Verdict::kUnreachable);
     switch (verdict) {
       case protocol::Verdict::kWon: return post(event::TermWon{term});
-      case protocol::Verdict::kLost: return post(event::TermLost{term});
+      case protocol::Verdict::kLost:
+      case protocol::Verdict::kMember: return post(event::TermLost{term});
       case protocol::Verdict::kUnreachable: return post(event::ArbiterUnreachable{});
     }
   });

@@ -57,7 +57,8 @@ class ReplicaDriver {
 
   // `links` by BackupId, those of the configuration; null: that backup never connected.
   ReplicaDriver(protocol::PrimaryConfig config, std::vector<std::unique_ptr<protocol::Link>> links,
-                EngineMailbox& mailbox, Statistics& statistics, Callbacks callbacks, protocol::Claim claim);
+                EngineMailbox& mailbox, Statistics& statistics, Callbacks callbacks, protocol::Claim claim,
+                const protocol::ReplicaId& self);
   ~ReplicaDriver();
 
   // Begins: backups without a link are reported down. Not before everything the callbacks need exists.
@@ -135,6 +136,7 @@ class ReplicaDriver {
   Statistics& statistics_;
   const Callbacks callbacks_;
   const protocol::Claim claim_;
+  const protocol::ReplicaId self_;
   bool unprotected_ = false;
   bool turned_away_said_ = false;  // one line is enough for one that asks again and again
   std::set<protocol::BackupId> protecting_;

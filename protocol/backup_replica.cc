@@ -70,7 +70,7 @@ void BackupReplica::on(const HelloAccepted&) {
   POLLUX_ASSERT(state_ == State::kExamining);
   state_ = State::kSyncing;
   tally_ = {};
-  effects_.emplace_back(Send{Welcome{kProtocolVersion, hello_->term, hello_->config_digest}});
+  effects_.emplace_back(Send{Welcome{kProtocolVersion, hello_->term, hello_->config_digest, config_.self}});
   effects_.emplace_back(BeginSync{});
 }
 
@@ -134,6 +134,12 @@ void BackupReplica::on(const TermLost& event) {
       fmt::format("{}{}; term {} is another replica's", claim_->handed_over ? "" : "lost the primary: ",
                   claim_->why, event.term.value)});
   claim_.reset();
+}
+
+void BackupReplica::on(const TermOfOwnPrimary& event) {
+  if (!answers_claim(event.term)) return;
+  term_ = event.term;
+  effects_.emplace_back(ClaimTerm{term_.next()});
 }
 
 void BackupReplica::on(const ArbiterUnreachable&) {
@@ -545,6 +551,7 @@ std::string to_string(const Event& event) {
                         [](const SyncDurable& e) { return fmt::format("SyncDurable({})", e.mark.number); },
                         [](const TermWon& e) { return fmt::format("TermWon({})", e.term.value); },
                         [](const TermLost& e) { return fmt::format("TermLost({})", e.term.value); },
+                        [](const TermOfOwnPrimary& e) { return fmt::format("TermOfOwnPrimary({})", e.term.value); },
                         [](const ArbiterUnreachable&) { return std::string("ArbiterUnreachable"); },
                         [](const Stop&) { return std::string("Stop"); },
                         [](const Tick&) { return std::string("Tick"); },

@@ -66,6 +66,7 @@ inline constexpr std::uint64_t kExecutedStride = 16;
 enum class OnDivergence { kHeal, kHalt };
 
 struct BackupConfig {
+  ReplicaId self;  // told by Welcome, and the claimant
   std::optional<VmId> vm;                                   // accept only this machine
   std::uint64_t max_record_bytes = std::uint64_t{4} << 30;  // one epoch record, staged in memory
   Timing timing;
@@ -115,12 +116,17 @@ struct TermWon {
 struct TermLost {
   Term term;
 };
+// As TermLost, but the last term that was won names this backup as a member: its primary had won it, and did not live to
+// say so, or was not heard. It lets nothing out that this backup does not have, so the term after it may be claimed.
+struct TermOfOwnPrimary {
+  Term term;
+};
 struct ArbiterUnreachable {};
 // The operator stops this backup.
 struct Stop {};
 struct Tick {};
 using Event = std::variant<LinkUp, LinkDown, Heard, HelloAccepted, HelloRefused, EpochApplied, Diverged, EpochDurable,
-                           SyncDurable, TermWon, TermLost, ArbiterUnreachable, Stop, Tick>;
+                           SyncDurable, TermWon, TermLost, TermOfOwnPrimary, ArbiterUnreachable, Stop, Tick>;
 
 // Effects.
 struct Send {
@@ -166,7 +172,7 @@ struct Disconnect {
   std::string reason;
   bool operator==(const Disconnect&) const = default;
 };
-// The primary is lost: ask the arbiter for this term and answer by TermWon, TermLost or ArbiterUnreachable.
+// The primary is lost: ask the arbiter for this term and answer by TermWon, TermLost, TermOfOwnPrimary or ArbiterUnreachable.
 struct ClaimTerm {
   Term term;
   bool operator==(const ClaimTerm&) const = default;
@@ -263,6 +269,7 @@ class BackupReplica {
   void on(const backup::SyncDurable& event);
   void on(const backup::TermWon& event);
   void on(const backup::TermLost& event);
+  void on(const backup::TermOfOwnPrimary& event);
   void on(const backup::ArbiterUnreachable& event);
   void on(const backup::Stop& event);
   void on(const backup::Tick& event);

@@ -234,6 +234,7 @@ void write(schema::Message::Builder root, const Welcome& welcome) {
   out.setVersion(welcome.version);
   out.setTerm(welcome.term.value);
   out.setConfigDigest(to_kj(welcome.config_digest));
+  out.setReplica(to_kj(welcome.replica.value));
 }
 
 void write(schema::Message::Builder root, const Refuse& refuse) { root.setRefuse(cut(refuse.reason)); }
@@ -380,8 +381,9 @@ Hello read(schema::Hello::Reader in) {
 }
 
 Welcome read(schema::Welcome::Reader in) {
-  Welcome welcome{in.getVersion(), {in.getTerm()}, {}};
+  Welcome welcome{in.getVersion(), {in.getTerm()}, {}, {}};
   read_fixed(in.getConfigDigest(), welcome.config_digest, "configuration digest");
+  read_fixed(in.getReplica(), welcome.replica.value, "replica id");
   return welcome;
 }
 

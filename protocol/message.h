@@ -20,7 +20,7 @@
 
 namespace pollux::protocol {
 
-inline constexpr std::uint32_t kProtocolVersion = 2;
+inline constexpr std::uint32_t kProtocolVersion = 3;
 
 // Bounds of one message. decode() holds the peer to them, encode() asserts them.
 inline constexpr std::size_t kMaxHeaderBytes = 64 << 10;
@@ -76,6 +76,7 @@ struct Welcome {
   std::uint32_t version = kProtocolVersion;
   Term term;
   ConfigDigest config_digest{};
+  ReplicaId replica{};  // by which a claim can name it as a member
   bool operator==(const Welcome&) const = default;
 };
 

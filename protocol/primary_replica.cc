@@ -12,6 +12,8 @@ namespace pollux::protocol {
 
 using namespace primary;
 
+static_assert(kMaxBackups <= kMaxMembers);
+
 PrimaryReplica::PrimaryReplica(PrimaryConfig config)
     : config_(std::move(config)),
       mode_(config_.backups == 0 ? Mode::kUnprotected : Mode::kReplicating),
@@ -170,19 +172,25 @@ void PrimaryReplica::on(const EpochDurable& event) {
 void PrimaryReplica::on(const TermWon& event) {
   if (!claim_) return;  // it stopped meanwhile
   check_claim(event.term);
-  claim_.reset();
+  const std::vector<BackupId> members = std::exchange(claim_, {})->members;
   term_ = event.term;
   if (handover_) take_back();
+  // A member that was lost, or given up, while the claim was decided may claim the next term: that is another claim.
+  const auto is_member = [&](BackupId id) { return std::ranges::find(members, id) != members.end(); };
+  bool again = false;
   for (const auto& [id, backup] : backups_) {
-    if (is_linked(backup) && !backup.released) effects_.emplace_back(Send{id, NewTerm{term_}});
+    if (is_linked(backup) && (!backup.released || is_member(id))) effects_.emplace_back(Send{id, NewTerm{term_}});
   }
   for (const auto& [id, backup] : backups_) {
-    if (backup.state == BackupState::kLost) {
-      give_up(id, backup.loss);
-    } else if (backup.released && backup.state != BackupState::kDropped) {
-      give_up(id, "given up by the operator");
+    const bool lost = backup.state == BackupState::kLost;
+    if (!lost && !(backup.released && is_required(backup))) continue;
+    if (is_member(id)) {
+      again = true;
+    } else {
+      give_up(id, lost ? backup.loss : "given up by the operator");
     }
   }
+  if (again) claim_next_term();
 }
 
 void PrimaryReplica::on(const TermLost& event) {
@@ -213,7 +221,7 @@ void PrimaryReplica::on(const Release& event) {
     give_up(event.backup, "given up by the operator");
   } else {
     peer->released = true;
-    if (!claim_) claim_next_term();  // else that one covers it
+    if (!claim_) claim_next_term();  // else it is given up by that one, or by the next
   }
 }
 
@@ -240,7 +248,7 @@ void PrimaryReplica::on(const Stop& event) {
 void PrimaryReplica::on(const Tick&) {
   if (claim_ && claim_->retry_at && now_ >= *claim_->retry_at) {
     claim_->retry_at.reset();
-    effects_.emplace_back(ClaimTerm{term_.next()});
+    ask_arbiter();
   }
   for (const auto& [id, backup] : backups_) {
     if (!is_linked(backup)) continue;
@@ -267,6 +275,7 @@ void PrimaryReplica::on_message(BackupId from, const Welcome& message) {
     return violation(from, "Welcome to another machine or term");
   }
   peer.state = BackupState::kWelcomed;
+  peer.replica = message.replica;
   start_sync_when_decided();
 }
 
@@ -387,14 +396,23 @@ void PrimaryReplica::lose(BackupId id, const std::string& reason) {
   peer.loss = reason;
   peer.healing.reset();
   advance_executed();  // nobody waits for a lost one to go on
-  if (claim_) return;  // which covers this loss too: the claimed term is unknown to all backups
+  if (claim_) return;  // looked at when it is won
   if (handover_ && handover_->to != id) return;  // whose outcome decides this too
   claim_next_term();
 }
 
 void PrimaryReplica::claim_next_term() {
   claim_.emplace();
-  effects_.emplace_back(ClaimTerm{term_.next()});
+  for (const auto& [id, backup] : backups_) {
+    if (is_required(backup) && !backup.released) claim_->members.push_back(id);
+  }
+  ask_arbiter();
+}
+
+void PrimaryReplica::ask_arbiter() {
+  std::vector<ReplicaId> members;
+  for (const BackupId id : claim_->members) members.push_back(backup(id).replica);
+  effects_.emplace_back(ClaimTerm{term_.next(), std::move(members)});
 }
 
 // Empty: it can be done.
@@ -606,7 +624,10 @@ std::string to_string(const Effect& effect) {
           [](const DropBackup& e) { return fmt::format("DropBackup({}, {})", e.backup.value, e.reason); },
           [](const Unprotected&) { return std::string("Unprotected"); },
           [](const Replicating&) { return std::string("Replicating"); },
-          [](const ClaimTerm& e) { return fmt::format("ClaimTerm({})", e.term.value); },
+          [](const ClaimTerm& e) {
+            return e.members.empty() ? fmt::format("ClaimTerm({})", e.term.value)
+                                     : fmt::format("ClaimTerm({}, with {})", e.term.value, e.members.size());
+          },
           [](const Fenced& e) { return fmt::format("Fenced({})", e.reason); },
           [](const ReleaseRefused& e) { return fmt::format("ReleaseRefused({}, {})", e.backup.value, e.reason); },
           [](const HandoverRefused& e) { return fmt::format("HandoverRefused({}, {})", e.backup.value, e.reason); },

@@ -59,6 +59,7 @@
 #include <variant>
 #include <vector>
 
+#include "protocol/claim.h"
 #include "protocol/message.h"
 #include "protocol/timing.h"
 #include "protocol/types.h"
@@ -195,9 +196,10 @@ struct Unprotected {
 struct Replicating {
   bool operator==(const Replicating&) const = default;
 };
-// Ask the arbiter for this term and answer by TermWon, TermLost or ArbiterUnreachable.
+// Ask the arbiter for this term, naming these members, and answer by TermWon, TermLost or ArbiterUnreachable.
 struct ClaimTerm {
   Term term;
+  std::vector<ReplicaId> members = {};
   bool operator==(const ClaimTerm&) const = default;
 };
 // A backup leads the machine: nothing held here may ever leave. Close every link without a word: a Goodbye would
@@ -286,11 +288,14 @@ class PrimaryReplica {
     std::string loss;              // why it is lost
     EpochId executed;              // lockstep
     std::optional<Healing> healing;
-    bool released = false;         // the operator gave it up; dropped when the claim is won
+    bool released = false;         // the operator gave it up; dropped when a claim that does not name it is won
+    ReplicaId replica;             // of its Welcome
   };
-  // Of term_.next(). Without a retry the arbiter's answer is awaited.
+  // Of term_.next(). Without a retry the arbiter's answer is awaited. What is asked again is the same: the arbiter may have
+  // decided by the first question.
   struct Claim {
-    std::optional<TimePoint> retry_at;
+    std::vector<BackupId> members;
+    std::optional<TimePoint> retry_at = {};
   };
 
   // HandOver was sent: the guest stands still.
@@ -337,6 +342,7 @@ class PrimaryReplica {
   void drop(BackupId id, const std::string& reason);
   void check_claim(Term answered) const;
   void claim_next_term();
+  void ask_arbiter();
   [[nodiscard]] std::string why_no_handover(BackupId to) const;
   void handed_over(bool told);
   void take_back();

@@ -52,11 +52,12 @@ struct VmId {
   auto operator<=>(const VmId&) const = default;
 };
 
-// Names one run of one replica's process: a replica that was started again is another claimant.
+// Names one primary, or one backup from its link's beginning to its end: a replica that was started again, or joins again,
+// is another one.
 struct ReplicaId {
   std::array<std::byte, 16> value{};
   auto operator<=>(const ReplicaId&) const = default;
-  [[nodiscard]] static ReplicaId random();  // once per process; throws Error
+  [[nodiscard]] static ReplicaId random();  // throws Error
 };
 
 [[nodiscard]] std::string to_string(EpochId epoch);

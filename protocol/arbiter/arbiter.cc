@@ -17,7 +17,7 @@ namespace {
 // No arbiter: for experiments, and for whoever fences the other host by other means.
 class NoArbiter final : public Arbiter {
  public:
-  [[nodiscard]] Verdict claim(const VmId&, Term, const ReplicaId&) override {
+  [[nodiscard]] Verdict claim(const TermClaim&) override {
     std::call_once(warned_, [] {
       spdlog::warn("no arbiter: when the link fails while both hosts live, there can be two primaries");
     });

@@ -12,6 +12,9 @@
 //   that the machine has passed by, and whoever claims too far ahead loses.
 // - kLost is final, but for a claim too far ahead, whose turn may come. A winner that asks for its term again
 //   after a higher one was won is told kLost, too: it must not lead any more.
+// - A claim names members: the backups that its claimant goes on with. Who claims a term that is not to be won any more
+//   and is a member of the last term won is told kMember instead of kLost. Members are what the claim said that won;
+//   a repeated one changes nothing.
 // - kUnreachable decides nothing and says nothing: the claim may have been registered, and may still be.
 //   Only the same claimant asking for the same term again finds out.
 #pragma once
@@ -21,8 +24,7 @@
 #include <string>
 
 #include "base/error.h"
-#include "protocol/types.h"
-#include "protocol/verdict.h"
+#include "protocol/claim.h"
 
 namespace pollux::protocol {
 
@@ -34,7 +36,7 @@ class Arbiter {
   virtual ~Arbiter() = default;
 
   // Answers within the timeout of the options. Never throws; several threads may claim at once.
-  [[nodiscard]] virtual Verdict claim(const VmId& vm, Term term, const ReplicaId& claimant) = 0;
+  [[nodiscard]] virtual Verdict claim(const TermClaim& claim) = 0;
 
   // Why the claim that answered last did not win, in one line: who holds the term, or what is out of reach.
   // Empty when it won.

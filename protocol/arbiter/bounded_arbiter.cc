@@ -26,7 +26,7 @@ struct Call {
   bool abandoned = false;
 };
 
-Decision decide_or_explain(Decider& decider, const Claim& claim, TimePoint deadline) {
+Decision decide_or_explain(Decider& decider, const TermClaim& claim, TimePoint deadline) {
   try {
     return decider.decide(claim, deadline);
   } catch (const std::exception& error) {
@@ -45,8 +45,9 @@ BoundedArbiter::BoundedArbiter(std::string name, std::shared_ptr<Decider> decide
   POLLUX_ASSERT(decider_ != nullptr);
 }
 
-Verdict BoundedArbiter::claim(const VmId& vm, Term term, const ReplicaId& claimant) {
-  Decision decision = decide({vm, term, claimant});
+Verdict BoundedArbiter::claim(const TermClaim& claim) {
+  POLLUX_ASSERT(claim.members.size() <= kMaxMembers);
+  Decision decision = decide(claim);
   POLLUX_ASSERT((decision.verdict == Verdict::kWon) == decision.reason.empty());
   const std::lock_guard lock(mutex_);
   last_reason_ = std::move(decision.reason);
@@ -60,7 +61,7 @@ std::string BoundedArbiter::last_reason() const {
 
 unsigned BoundedArbiter::abandoned() const { return abandoned_->count; }
 
-Decision BoundedArbiter::decide(const Claim& claim) {
+Decision BoundedArbiter::decide(const TermClaim& claim) {
   if (!can_be_won(claim.term)) return Decision::lost(fmt::format("term {} cannot be won", claim.term.value));
   if (abandoned() >= kMaxAbandoned) {
     return Decision::unreachable(fmt::format("{}: {} earlier claims still hang", name_, kMaxAbandoned));

@@ -24,7 +24,7 @@ class BoundedArbiter final : public Arbiter {
 
   BoundedArbiter(std::string name, std::shared_ptr<Decider> decider, std::chrono::milliseconds timeout);
 
-  [[nodiscard]] Verdict claim(const VmId& vm, Term term, const ReplicaId& claimant) override;
+  [[nodiscard]] Verdict claim(const TermClaim& claim) override;
   [[nodiscard]] std::string last_reason() const override;
   [[nodiscard]] std::string name() const override { return name_; }
 
@@ -34,7 +34,7 @@ class BoundedArbiter final : public Arbiter {
  private:
   struct Abandoned;
 
-  [[nodiscard]] Decision decide(const Claim& claim);
+  [[nodiscard]] Decision decide(const TermClaim& claim);
 
   const std::string name_;
   const std::shared_ptr<Decider> decider_;

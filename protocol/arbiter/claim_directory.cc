@@ -18,7 +18,6 @@ namespace pollux::protocol {
 namespace {
 
 constexpr std::size_t kTermDigits = 20;
-constexpr std::size_t kMaxClaimBytes = 256;  // a claim has 33
 
 struct CloseDir {
   void operator()(DIR* stream) const { ::closedir(stream); }
@@ -44,6 +43,12 @@ void write_all(const Fd& fd, const std::string& text, const std::string& path) {
   if (static_cast<std::size_t>(written) != text.size()) throw errno_error("cannot write", path, ENOSPC);
 }
 
+// Nothing: it is damaged.
+std::optional<ClaimRecord> record_in(std::string_view text) {
+  if (!text.ends_with('\n')) return std::nullopt;
+  return parse_record(text.substr(0, text.size() - 1));
+}
+
 // The term of "<prefix><20 digits>"; 0 for any other name.
 Term parse_term(std::string_view name, std::string_view prefix) {
   if (name.size() != prefix.size() + kTermDigits || !name.starts_with(prefix)) return {};
@@ -65,31 +70,31 @@ ClaimDirectory::ClaimDirectory(const std::string& path) : path_(path) {
   }
 }
 
-Decision ClaimDirectory::decide(const Claim& claim, TimePoint) {
+Decision ClaimDirectory::decide(const TermClaim& claim, TimePoint) {
   const Term highest = highest_term(claim.vm);
-  if (highest > claim.term) return lost_to_higher_term(highest);
+  if (highest > claim.term) return passed_by(claim, highest);
   const std::string name = file_name(claim.vm, claim.term);
-  if (const auto holder = read_holder(name)) return judge(claim, *holder);
+  if (const auto text = read(name)) return decide_by(claim, name, *text);
   if (claim.term.value > 1 && !exists(file_name(claim.vm, {claim.term.value - 1}))) return lost_to_gap(claim);
 
-  const std::string candidate = write_candidate(claim.claimant);
+  const std::string candidate = write_candidate(claim);
   const OnExit cleanup([&] { remove(candidate); });
   if (link_candidate(candidate, name)) {
     sync();
     return Decision::won();
   }
-  const auto holder = read_holder(name);
-  if (!holder) return Decision::unreachable(path_of(name) + " exists and cannot be found");
-  return judge(claim, *holder);
+  const auto text = read(name);
+  if (!text) return Decision::unreachable(path_of(name) + " exists and cannot be found");
+  return decide_by(claim, name, *text);
 }
 
-std::string ClaimDirectory::write_candidate(const ReplicaId& claimant) const {
+std::string ClaimDirectory::write_candidate(const TermClaim& claim) const {
   std::string name = ".candidate." + to_string(ReplicaId::random());  // unique; whose it is, says the content
   const std::string path = path_of(name);
   Fd file(::openat(directory_.get(), name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
   if (!file) throw errno_error("cannot create", path);
   try {
-    write_all(file, to_string(claimant) + "\n", path);
+    write_all(file, record_of(claim) + "\n", path);
     if (::fsync(file.get()) != 0) throw errno_error("cannot sync", path);
     // Errors of delayed writes come with the close on network file systems.
     if (::close(file.release()) != 0) throw errno_error("cannot close", path);
@@ -146,27 +151,33 @@ bool ClaimDirectory::exists(const std::string& name) const {
   return false;
 }
 
-// The claimant named by a claim file; nothing when there is no such file. Throws Error when it names none:
-// only whoever damaged it knows what it was, and so nobody may win it.
-std::optional<std::string> ClaimDirectory::read_holder(const std::string& name) const {
+// What a claim file holds; nothing when there is no such file.
+std::optional<std::string> ClaimDirectory::read(const std::string& name) const {
   const Fd file(::openat(directory_.get(), name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
   if (!file && errno == ENOENT) return std::nullopt;
   if (!file) throw errno_error("cannot open", path_of(name));
-  std::string text(kMaxClaimBytes, '\0');
+  std::string text(kMaxRecordBytes + 1, '\0');
   const ssize_t length = ::read(file.get(), text.data(), text.size());
   if (length < 0) throw errno_error("cannot read", path_of(name));
   text.resize(static_cast<std::size_t>(length));
-  if (!text.ends_with('\n') || !is_replica_id(text.substr(0, text.size() - 1))) {
-    throw Error(path_of(name) + " is damaged: it names no replica");
-  }
-  text.pop_back();
   return text;
 }
 
-Decision ClaimDirectory::judge(const Claim& claim, const std::string& holder) const {
-  if (holder != to_string(claim.claimant)) return lost_to(claim, holder);
-  sync();  // whoever made the file may not have come so far
-  return Decision::won();
+// By the file of its own term. Throws Error when that names no replica: only whoever damaged it knows what it was, and so
+// nobody may win it.
+Decision ClaimDirectory::decide_by(const TermClaim& claim, const std::string& name, const std::string& text) const {
+  const auto record = record_in(text);
+  if (!record) throw Error(path_of(name) + " is damaged: it names no replica");
+  Decision decision = judge(claim, claim.term, *record);
+  if (decision.verdict == Verdict::kWon) sync();  // whoever made the file may not have come so far
+  return decision;
+}
+
+// The machine is in a later term. A damaged file of that one names nobody as a member.
+Decision ClaimDirectory::passed_by(const TermClaim& claim, Term last) const {
+  const auto text = read(file_name(claim.vm, last));
+  const auto record = text ? record_in(*text) : std::nullopt;
+  return record ? judge(claim, last, *record) : lost_to_higher_term(last);
 }
 
 void ClaimDirectory::remove(const std::string& name) const noexcept {

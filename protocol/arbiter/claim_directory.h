@@ -1,7 +1,7 @@
 // Claims as files in a directory on storage that all replicas' hosts see (NFS, a cluster file system).
 //
-// The winner of a term is the content of one file, `<vm>.<term as 20 digits>`: the winner's ReplicaId in one
-// line. Claim files are never changed, renamed or removed by anybody. To claim term t:
+// The winner of a term is the content of one file, `<vm>.<term as 20 digits>`: the winner's ReplicaId and
+// those of its members in one line. Claim files are never changed, renamed or removed by anybody. To claim term t:
 //
 //   1. Read the directory: with a file of a higher term the claim is lost.
 //   2. If the file of t exists, its content decides. If that of t-1 does not (and t > 1), the claim is lost.
@@ -39,10 +39,10 @@ class ClaimDirectory final : public Decider {
   // Opens `path` and tries that it can hold claims. May block. Throws UsageError.
   explicit ClaimDirectory(const std::string& path);
 
-  [[nodiscard]] Decision decide(const Claim& claim, TimePoint deadline) override;
+  [[nodiscard]] Decision decide(const TermClaim& claim, TimePoint deadline) override;
 
   // Steps 3 and 4 of decide(), for tests that stop between them. Both throw Error.
-  [[nodiscard]] std::string write_candidate(const ReplicaId& claimant) const;  // its name in the directory
+  [[nodiscard]] std::string write_candidate(const TermClaim& claim) const;  // its name in the directory
   [[nodiscard]] bool link_candidate(const std::string& candidate, const std::string& name) const;
 
   [[nodiscard]] static std::string file_name(const VmId& vm, Term term);
@@ -51,8 +51,9 @@ class ClaimDirectory final : public Decider {
   [[nodiscard]] std::string path_of(const std::string& name) const { return path_ + "/" + name; }
   [[nodiscard]] Term highest_term(const VmId& vm) const;  // 0: none
   [[nodiscard]] bool exists(const std::string& name) const;
-  [[nodiscard]] std::optional<std::string> read_holder(const std::string& name) const;
-  [[nodiscard]] Decision judge(const Claim& claim, const std::string& holder) const;
+  [[nodiscard]] std::optional<std::string> read(const std::string& name) const;
+  [[nodiscard]] Decision decide_by(const TermClaim& claim, const std::string& name, const std::string& text) const;
+  [[nodiscard]] Decision passed_by(const TermClaim& claim, Term last) const;
   void remove(const std::string& name) const noexcept;
   void sync() const;
   void try_out() const;

@@ -172,7 +172,7 @@ class Keys {
 
 json::object range(const std::string& key) { return {{"request_range", json::object{{"key", base64(key)}}}}; }
 
-std::string claim_transaction(const Claim& claim, const Keys& keys) {
+std::string claim_transaction(const TermClaim& claim, const Keys& keys) {
   const std::string key = base64(keys.of(claim.term));
   const std::string end = base64(keys.end());
   const std::string previous = keys.of({claim.term.value - 1});
@@ -185,7 +185,7 @@ std::string claim_transaction(const Claim& claim, const Keys& keys) {
     conditions.push_back(
         {{"key", base64(previous)}, {"target", "CREATE"}, {"result", "GREATER"}, {"create_revision", "0"}});
   }
-  const json::object put{{"key", key}, {"value", base64(to_string(claim.claimant))}};
+  const json::object put{{"key", key}, {"value", base64(record_of(claim))}};
   const json::object highest{
       {"key", key}, {"range_end", end}, {"limit", "1"}, {"sort_order", "DESCEND"}, {"sort_target", "KEY"}};
   const json::object transaction{
@@ -196,7 +196,7 @@ std::string claim_transaction(const Claim& claim, const Keys& keys) {
 }
 
 // What an answer to claim_transaction() says. Throws BadAnswer.
-Decision judge(const Claim& claim, const Keys& keys, const json::object& answer) {
+Decision read_answer(const TermClaim& claim, const Keys& keys, const json::object& answer) {
   static_cast<void>(object_at(answer, "header"));  // every answer has one; an empty object is none
   const json::array& responses = array_at(answer, "responses");
   if (bool_at(answer, "succeeded")) {
@@ -208,10 +208,10 @@ Decision judge(const Claim& claim, const Keys& keys, const json::object& answer)
   if (const auto highest = found_by(element(responses, 0))) {
     const auto term = keys.term_of(highest->key);
     if (!term || *term < claim.term) throw BadAnswer("a key that was not asked for: " + quoted(highest->key));
+    const auto record = parse_record(highest->value);
+    if (record) return judge(claim, *term, *record);
     if (*term > claim.term) return lost_to_higher_term(*term);
-    if (!is_replica_id(highest->value))
-      throw Error("key " + highest->key + " is damaged: it names no replica");
-    return highest->value == to_string(claim.claimant) ? Decision::won() : lost_to(claim, highest->value);
+    throw Error("key " + highest->key + " is damaged: it names no replica");
   }
   const bool gap = claim.term.value > 1 && !found_by(element(responses, 1));
   if (!gap) throw BadAnswer("the transaction failed without a reason");
@@ -399,7 +399,7 @@ class EtcdClaims final : public Decider {
     }
   }
 
-  [[nodiscard]] Decision decide(const Claim& claim, TimePoint deadline) override {
+  [[nodiscard]] Decision decide(const TermClaim& claim, TimePoint deadline) override {
     using std::chrono::steady_clock;
     // A little earlier than the caller stops waiting, so that it learns which endpoint failed and how.
     const TimePoint end = deadline - (deadline - steady_clock::now()) / 10;
@@ -419,12 +419,12 @@ class EtcdClaims final : public Decider {
   }
 
  private:
-  asio::awaitable<Decision> claim_plainly(const Claim& claim, const EtcdUrl& url) const {
+  asio::awaitable<Decision> claim_plainly(const TermClaim& claim, const EtcdUrl& url) const {
     Connection<beast::tcp_stream> connection(co_await connect(url.address), to_string(url.address));
     co_return co_await exchange(claim, connection);
   }
 
-  asio::awaitable<Decision> claim_by_tls(const Claim& claim, const EtcdUrl& url) const {
+  asio::awaitable<Decision> claim_by_tls(const TermClaim& claim, const EtcdUrl& url) const {
     asio::ssl::stream<beast::tcp_stream> stream(co_await connect(url.address), *tls_);
     stream.set_verify_callback(asio::ssl::host_name_verification(url.address.host));
     boost::system::error_code no_literal;
@@ -442,7 +442,7 @@ class EtcdClaims final : public Decider {
   }
 
   template <typename Stream>
-  asio::awaitable<Decision> exchange(const Claim& claim, Connection<Stream>& connection) const {
+  asio::awaitable<Decision> exchange(const TermClaim& claim, Connection<Stream>& connection) const {
     const Keys keys(prefix_, claim.vm);
     std::string token;
     if (!user_.empty()) {
@@ -454,7 +454,7 @@ class EtcdClaims final : public Decider {
         throw BadAnswer("a bad token");
     }
     const json::object answer = co_await connection.post("/v3/kv/txn", claim_transaction(claim, keys), token);
-    co_return judge(claim, keys, answer);
+    co_return read_answer(claim, keys, answer);
   }
 
   const std::vector<EtcdUrl> urls_;

@@ -45,6 +45,7 @@ struct Welcome {
   version @0 :UInt32;
   term @1 :UInt64;
   configDigest @2 :Data;
+  replica @3 :Data;
 }
 
 struct DigestRange {

@@ -292,7 +292,7 @@ TEST_F(Lockstep, OfSeveralBackupsOneGoesOn) {
   std::mutex mutex;
   int claims = 0;
   backup::BackupOptions options = backup_options();
-  options.claim = [&](const protocol::VmId&, protocol::Term) {
+  options.claim = [&](const protocol::TermClaim&) {
     const std::lock_guard lock(mutex);
     return claims++ == 0 ? protocol::Verdict::kWon : protocol::Verdict::kLost;
   };

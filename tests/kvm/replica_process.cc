@@ -1,7 +1,8 @@
 // A replica to be killed, of a machine that moves between two hosts: both are this host, each has its key and its port of
 // loopback. Runs the page_writer guest's kMix computation as the primary, or joins as a backup and becomes the primary.
 //
-// At SIGUSR1 the leading one hands the machine over, and joins the other as its backup.
+// At SIGUSR1 the leading one hands the machine over, and joins the other as its backup. With POLLUX_DIES_WITH_TERM=N in its
+// environment it dies by SIGKILL when the arbiter has decided its claim of term N, and before it knows.
 //
 // Prints a line for each of these, as it happens: "protected" and "unprotected"; "backups N", that can take over,
 // when they have committed an epoch that was begun since, and so know of everything before; "switching at T", the order to hand over;
@@ -51,8 +52,11 @@ void say(const std::string& line) {
 
 protocol::Claim file_arbiter(const std::string& folder) {
   const auto arbiter = std::shared_ptr<protocol::Arbiter>(protocol::make_arbiter("file:" + folder, {}));
-  return [arbiter, self = protocol::ReplicaId::random()](const protocol::VmId& vm, protocol::Term term) {
-    return arbiter->claim(vm, term, self);
+  const char* dies_with_term = std::getenv("POLLUX_DIES_WITH_TERM");
+  return [arbiter, last = dies_with_term == nullptr ? 0 : std::strtoull(dies_with_term, nullptr, 10)](const protocol::TermClaim& claim) {
+    const protocol::Verdict verdict = arbiter->claim(claim);
+    if (claim.term.value == last) ::raise(SIGKILL);
+    return verdict;
   };
 }
 

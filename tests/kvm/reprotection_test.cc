@@ -343,6 +343,25 @@ TEST_F(Reprotection, AThirdHostJoinsAProtectedMachineAndTakesOver) {
   EXPECT_EQ(terms_claimed(), 3);
 }
 
+// Backup and primary lost at once, in the worst moment: the primary has won the term in which it goes on with the other
+// backup, and did not live to say so.
+TEST_F(Reprotection, AThirdHostTakesOverFromAPrimaryThatDiesAsItsClaimIsDecided) {
+  const Computation computation = computation_of(10s, 2000);
+  auto expected = std::async(std::launch::async, [&] { return undisturbed_checksum(computation); });
+  ::setenv("POLLUX_DIES_WITH_TERM", "2", 1);
+  const std::unique_ptr<ReplicaProcess> leader = lead(0, computation);
+  ::unsetenv("POLLUX_DIES_WITH_TERM");
+  const std::unique_ptr<ReplicaProcess> second = join(1);
+  ASSERT_TRUE(leader->wait_for("backups 1"));
+  const std::unique_ptr<ReplicaProcess> third = join_as_third();
+  ASSERT_TRUE(leader->wait_for("backups 2"));
+  second->kill();
+  ASSERT_TRUE(third->wait_for("promoted"));
+  EXPECT_TRUE(leader->has_ended());
+  EXPECT_EQ(third->checksum(), "checksum " + std::to_string(expected.get()));
+  EXPECT_EQ(terms_claimed(), 3);
+}
+
 // Half a sync vouches for nothing: the machine is alone, and whoever joins then protects it.
 TEST_F(Reprotection, TheOnlyBackupDiesWhileAnotherJoins) {
   const Computation computation = computation_of(20s, 2000);

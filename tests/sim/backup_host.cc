@@ -129,6 +129,7 @@ void BackupHost::on_claim_answer(Term term, Verdict verdict) {
   switch (verdict) {
     case Verdict::kWon: return step(backup::TermWon{term});
     case Verdict::kLost: return step(backup::TermLost{term});
+    case Verdict::kMember: return step(backup::TermOfOwnPrimary{term});
     case Verdict::kUnreachable: return step(backup::ArbiterUnreachable{});
   }
 }
@@ -170,7 +171,7 @@ void BackupHost::carry_out(const backup::Disconnect&) { hang_up(); }
 
 void BackupHost::carry_out(const backup::ClaimTerm& effect) {
   world_.checker().claims(*this, effect.term);
-  world_.claim(id_, effect.term);
+  world_.claim(id_, effect.term, {});
 }
 
 void BackupHost::carry_out(const backup::Promote& effect) {

@@ -41,7 +41,7 @@ class BackupHost : public Host {
   [[nodiscard]] Direction sends() const override { return Direction::kToPrimary; }
   [[nodiscard]] std::optional<protocol::EpochId> acknowledged() const { return acknowledged_; }
   [[nodiscard]] protocol::Term told_term() const { return told_term_; }
-  [[nodiscard]] bool fenced() const { return fenced_; }
+  [[nodiscard]] bool fenced() const override { return fenced_; }
   [[nodiscard]] bool heard_goodbye() const { return heard_goodbye_; }
 
  private:

@@ -28,6 +28,14 @@ class Disk {
   bool slow = false;
 };
 
+// As which a claim names a replica.
+inline protocol::ReplicaId replica_id(HostId host) {
+  protocol::ReplicaId replica;
+  replica.value.front() = std::byte{host.value};
+  return replica;
+}
+inline HostId host_of(const protocol::ReplicaId& replica) { return {static_cast<std::uint8_t>(replica.value.front())}; }
+
 class Host {
  public:
   // On a site, whose clock drifts.
@@ -50,6 +58,7 @@ class Host {
   [[nodiscard]] std::size_t site() const { return site_; }
   // It leads nothing and waits for nothing.
   [[nodiscard]] virtual bool is_over() const = 0;
+  [[nodiscard]] virtual bool fenced() const = 0;
   // Those it takes part in, and in which direction it sends.
   [[nodiscard]] virtual std::vector<std::size_t> links() const = 0;
   [[nodiscard]] virtual Direction sends() const = 0;

@@ -73,11 +73,13 @@ void Checker::durable_where_promised(const PrimaryHost& primary, const Outputs& 
           "alone, a flush was released that is not durable");
 }
 
-// Whoever may have SyncEnd can promote itself, unless the term it would claim is the primary's.
+// Whoever may have SyncEnd can promote itself, unless the term it would claim is the primary's and the last one does not name
+// it.
 void Checker::given_up(const PrimaryHost& primary, std::size_t backup) {
   if (!primary.peer(backup).sync_end_sent) return;
   const Term next = primary.peer(backup).host->told_term().next();
-  require(world_.arbiter().decided(next) && world_.arbiter().owner(next) == primary.id(),
+  require(world_.arbiter().decided(next) && world_.arbiter().owner(next) == primary.id() &&
+              !world_.arbiter().is_member(primary.peer(backup).host->id()),
           "a required backup was given up without a term");
 }
 
@@ -85,7 +87,8 @@ void Checker::superseded(const PrimaryHost& primary, std::size_t backup) {
   if (!primary.peer(backup).sync_end_sent) return;
   const Term next = primary.peer(backup).host->told_term().next();
   // Also one that was not told of the last term yet.
-  require(world_.arbiter().decided(next), "the primary left, and a term that a backup could claim is open");
+  require(world_.arbiter().decided(next) && !world_.arbiter().is_member(primary.peer(backup).host->id()),
+          "the primary left, and a term that a backup could claim is open");
 }
 
 void Checker::claims(const BackupHost& backup, Term term) {

@@ -28,6 +28,10 @@ PrimaryUnderTest::Effects PrimaryUnderTest::step(const primary::Event& event, Ti
   } else {
     append(effects, machine_.step(event, now));
   }
+  if (mutant_ == Mutant::kMemberNeedsNoTerm && std::holds_alternative<primary::TermWon>(event) && machine_.claiming()) {
+    effects.pop_back();  // the next claim
+    append(effects, machine_.step(primary::TermWon{machine_.term().next()}, now));
+  }
   if (const auto* closed = std::get_if<primary::EpochClosed>(&event);
       closed != nullptr && (mutant_ == Mutant::kSkipCommitWait || (mutant_ == Mutant::kJoinerNotAwaited && was_alone_))) {
     early_committed_ = closed->epoch;
@@ -41,6 +45,7 @@ PrimaryUnderTest::Effects PrimaryUnderTest::receive(BackupId from, const Message
   if (ack != nullptr && mutant_ == Mutant::kOneAckForAll) return acknowledge_for_all(from, ack->epoch, now);
   Effects effects;
   if (ack != nullptr) acked_[from] = ack->epoch;
+  if (const auto* welcome = std::get_if<Welcome>(&message)) welcomed_[from] = welcome->replica;
   if (ack != nullptr && late_ && late_->backup == from) {
     append(effects, machine_.step(*std::exchange(late_, std::nullopt), now));
   }
@@ -61,6 +66,15 @@ EpochId PrimaryUnderTest::acknowledged_without_the_lost() const {
     least = std::min(least, acked == acked_.end() ? EpochId{0} : acked->second);
   }
   return least;
+}
+
+// The same each time it is asked.
+primary::ClaimTerm PrimaryUnderTest::with_the_lost(primary::ClaimTerm claim) {
+  if (named_ && named_->term == claim.term) return *named_;
+  for (const auto& [backup, replica] : welcomed_) {
+    if (machine_.state(backup) == PrimaryReplica::BackupState::kLost) claim.members.push_back(replica);
+  }
+  return named_.emplace(std::move(claim));
 }
 
 bool PrimaryUnderTest::required(BackupId backup) const {
@@ -87,6 +101,10 @@ PrimaryUnderTest::Effects PrimaryUnderTest::filter(Effects effects, TimePoint no
     was_alone_ |= std::holds_alternative<primary::Unprotected>(effect) || std::holds_alternative<primary::Replicating>(effect);
     if (claim != nullptr) {
       claimed_ = claim->term;
+      if (mutant_ == Mutant::kLostIsMember) {
+        out.emplace_back(with_the_lost(*claim));
+        continue;
+      }
       if (mutant_ == Mutant::kDropWithoutArbiter) {
         append(out, machine_.step(primary::TermWon{claim->term}, now));
         continue;
@@ -134,7 +152,10 @@ BackupUnderTest::Effects BackupUnderTest::step(const backup::Event& event, TimeP
       std::holds_alternative<backup::ArbiterUnreachable>(event)) {
     return filter(machine_.step(backup::TermWon{*claimed_}, now), now);
   }
+  const auto* own = std::get_if<backup::TermOfOwnPrimary>(&event);
+  if (own != nullptr && mutant_ == Mutant::kMemberIsFenced) return filter(machine_.step(backup::TermLost{own->term}, now), now);
   if (mutant_ == Mutant::kClaimUntilWon) {
+    if (own != nullptr) return step(backup::TermLost{own->term}, now);
     if (const auto* lost = std::get_if<backup::TermLost>(&event)) {
       ++extra_terms_;
       return {backup::ClaimTerm{lost->term.next()}};

@@ -40,9 +40,12 @@ enum class Mutant : std::uint8_t {
   kReleaseWithoutTerm,      // a backup is given up by the operator before its term is taken
   kJoinerNotAwaited,        // a primary that was alone does not wait for the Acks of who joined it
   kSuccessorKeepsTerm,      // a promoted backup goes on in the term of the primary before
+  kLostIsMember,            // the primary names the backups that it gives up as members of its term
+  kMemberNeedsNoTerm,       // a member that is lost while the claim is decided is given up with the others
+  kMemberIsFenced,          // a backup takes the term that its own primary won for another's
 };
 
-inline constexpr std::array<std::string_view, 23> kMutantNames = {
+inline constexpr std::array<std::string_view, 26> kMutantNames = {
     "none",
     "skip-commit-wait",
     "one-ack-for-all",
@@ -66,6 +69,9 @@ inline constexpr std::array<std::string_view, 23> kMutantNames = {
     "release-without-term",
     "joiner-not-awaited",
     "successor-keeps-term",
+    "lost-is-member",
+    "member-needs-no-term",
+    "member-is-fenced",
 };
 
 // PrimaryReplica with a mutant around it.
@@ -99,6 +105,7 @@ class PrimaryUnderTest {
   void append(Effects& effects, Effects more) { effects.insert(effects.end(), more.begin(), more.end()); }
   [[nodiscard]] Effects filter(Effects effects, protocol::TimePoint now);
   [[nodiscard]] protocol::EpochId acknowledged_without_the_lost() const;
+  [[nodiscard]] protocol::primary::ClaimTerm with_the_lost(protocol::primary::ClaimTerm claim);
   [[nodiscard]] Effects acknowledge_for_all(protocol::BackupId from, protocol::EpochId epoch,
                                             protocol::TimePoint now);
 
@@ -110,6 +117,8 @@ class PrimaryUnderTest {
   std::optional<protocol::primary::SyncFinished> late_;
   std::optional<protocol::BackupId> released_;
   std::optional<protocol::Term> claimed_;
+  std::map<protocol::BackupId, protocol::ReplicaId> welcomed_;
+  std::optional<protocol::primary::ClaimTerm> named_;  // the last claim of kLostIsMember
 };
 
 // BackupReplica with a mutant around it.

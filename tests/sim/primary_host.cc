@@ -256,7 +256,8 @@ void PrimaryHost::on_disk(Disk::Job job) {
 void PrimaryHost::on_claim_answer(Term term, Verdict verdict) {
   switch (verdict) {
     case Verdict::kWon: return step(primary::TermWon{term});
-    case Verdict::kLost: return step(primary::TermLost{term});
+    case Verdict::kLost:
+    case Verdict::kMember: return step(primary::TermLost{term});
     case Verdict::kUnreachable: return step(primary::ArbiterUnreachable{});
   }
 }
@@ -333,7 +334,11 @@ void PrimaryHost::carry_out(const primary::Unprotected&) {
   world_.seen().went_alone = true;
 }
 
-void PrimaryHost::carry_out(const primary::ClaimTerm& effect) { world_.claim(id_, effect.term); }
+void PrimaryHost::carry_out(const primary::ClaimTerm& effect) {
+  std::vector<HostId> members;
+  for (const ReplicaId& member : effect.members) members.push_back(host_of(member));
+  world_.claim(id_, effect.term, std::move(members));
+}
 
 void PrimaryHost::carry_out(const primary::ReleaseRefused&) {}
 

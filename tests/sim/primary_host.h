@@ -51,7 +51,7 @@ class PrimaryHost : public Host {
   [[nodiscard]] protocol::Term leads_in() const override { return replica_.term(); }
   [[nodiscard]] const Peer& peer(std::size_t backup) const { return peers_[backup]; }
   [[nodiscard]] std::size_t peers() const { return peers_.size(); }
-  [[nodiscard]] bool fenced() const { return fenced_; }
+  [[nodiscard]] bool fenced() const override { return fenced_; }
   [[nodiscard]] bool succeeded() const { return first_ != protocol::EpochId{0}; }  // another primary
   [[nodiscard]] bool ended() const { return ended_; }
   [[nodiscard]] protocol::EpochId previous_flush(protocol::EpochId epoch) const;  // 0: none

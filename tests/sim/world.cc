@@ -26,8 +26,9 @@ std::int64_t draw_drift(Random& random) {
 // More than these are not started: a world ends.
 constexpr std::size_t kMaxReplicas = 200;
 
-BackupConfig backup_config(const Timing& timing) {
+BackupConfig backup_config(HostId id, const Timing& timing) {
   BackupConfig config;
+  config.self = replica_id(id);
   config.max_record_bytes = BackupHost::kMaxRecordBytes;
   config.timing = timing;
   return config;
@@ -66,7 +67,7 @@ World::World(std::uint64_t seed, Mutant mutant, std::function<void(const std::st
   add<PrimaryHost>(*this, HostId{0}, std::size_t{0}, draw_drift(random_), primary, mutant_);
   for (std::size_t b = 0; b < backup_count_; ++b) {
     sites_.push_back({static_cast<std::uint8_t>(replicas_.size())});
-    add<BackupHost>(*this, sites_.back(), 1 + b, draw_drift(random_), backup_config(timing_), mutant_);
+    add<BackupHost>(*this, sites_.back(), 1 + b, draw_drift(random_), backup_config(sites_.back(), timing_), mutant_);
   }
 }
 
@@ -166,7 +167,7 @@ void World::start_replica(std::size_t site) {
   if (trace_) note(fmt::format("site {} starts replica {}", site, id.value));
   const std::int64_t drift_ppm = at(site).drift_ppm();
   sites_[site] = id;
-  add<BackupHost>(*this, id, site, drift_ppm, backup_config(timing_), mutant_);
+  add<BackupHost>(*this, id, site, drift_ppm, backup_config(id, timing_), mutant_);
 }
 
 // At the first that answers as a primary, be it that it leads no more and does not know it.
@@ -204,7 +205,9 @@ PrimaryHost* World::primary_at(std::size_t site) const { return dynamic_cast<Pri
 
 // The arbiter.
 
-void World::claim(HostId claimant, Term term) {
+void World::claim(HostId claimant, Term term, std::vector<HostId> members) {
+  const auto [claimed, first] = claimed_.try_emplace({claimant, term}, members);
+  require(first || claimed->second == members, "a claim was repeated with other members");
   const auto way = [&] {
     return arbiter_slow_ > 0 ? random_.between(50ms, 900ms) : random_.between(200us, 10ms);
   };
@@ -222,14 +225,14 @@ void World::claim(HostId claimant, Term term) {
 }
 
 void World::claim_arrives(const Event& event) {
-  const Verdict verdict = arbiter_.claim({event.value}, event.host);
+  const Verdict verdict = arbiter_.claim({event.value}, event.host, claimed_.at({event.host, {event.value}}));
   if (event.value2 == kNobodyWaits) return;
   const bool answer_lost = arbiter_unreachable_[host(event.host).site()] > 0;
   const Verdict told = answer_lost ? Verdict::kUnreachable : verdict;
   const Time at = now_ + (answer_lost         ? kArbiterTimeout
                           : arbiter_slow_ > 0 ? random_.between(50ms, 900ms)
                                               : random_.between(200us, 10ms));
-  static constexpr const char* kWords[] = {"won", "lost", "unreachable"};
+  static constexpr const char* kWords[] = {"won", "lost", "lost to its own primary", "unreachable"};
   if (trace_) {
     note(fmt::format("the arbiter decides term {} for replica {}: {}{}", event.value, event.host.value,
                      kWords[static_cast<std::size_t>(verdict)], answer_lost ? " (the answer is lost)" : ""));
@@ -375,7 +378,13 @@ bool World::came_to_a_good_end(std::string& what_lacks) const {
   }
   const Host& last = host(arbiter_.owner(arbiter_.last()));
   what_lacks = fmt::format("replica {} has the last term and does not lead", last.id().value);
-  return !last.alive() || last.stopped_by_operator();
+  if (last.alive() && !last.stopped_by_operator()) return false;
+  for (const HostId member : arbiter_.members()) {
+    if (!host(member).fenced()) continue;
+    what_lacks = fmt::format("replica {} is fenced, and might have led", member.value);
+    return false;
+  }
+  return true;
 }
 
 Outcome World::outcome() const {

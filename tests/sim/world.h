@@ -6,8 +6,10 @@
 #include <fmt/format.h>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "arbiter_model.h"
@@ -61,7 +63,7 @@ class World {
                 std::uint32_t value2 = 0) {
     queue_.push({at, 0, kind, host, value, value2});
   }
-  void claim(HostId claimant, protocol::Term term);
+  void claim(HostId claimant, protocol::Term term, std::vector<HostId> members);
   void moment(Moment moment);
   void require(bool holds, const char* what) const {
     if (!holds) throw Violation(what);
@@ -128,6 +130,7 @@ class World {
   std::vector<Struck> struck_;  // by fault
   std::vector<int> arbiter_unreachable_;  // by site: faults that make it so
   int arbiter_slow_ = 0;
+  std::map<std::pair<HostId, protocol::Term>, std::vector<HostId>> claimed_;  // the members of each claim, also of one on its way
   bool calm_ = false;
   bool done_ = false;
   std::vector<std::uint64_t> released_at_calm_;  // by HostId

@@ -74,8 +74,8 @@ class Child {
 TEST_F(ClaimDirectoryTest, AClaimIsOneFileWithOneLine) {
   const auto arbiter = make();
   EXPECT_THAT(files(), IsEmpty());  // trying the directory out leaves nothing
-  EXPECT_EQ(arbiter->claim(kVm, {1}, castor_), Verdict::kWon);
-  EXPECT_EQ(arbiter->claim(kVm, {1}, pollux_), Verdict::kLost);
+  EXPECT_EQ(arbiter->claim({kVm, {1}, castor_}), Verdict::kWon);
+  EXPECT_EQ(arbiter->claim({kVm, {1}, pollux_}), Verdict::kLost);
   EXPECT_EQ(name(1), "00000000000000000000000000000000.00000000000000000001");
   EXPECT_THAT(files(), ElementsAre(name(1)));
   std::ifstream file(directory_ / name(1));
@@ -91,7 +91,7 @@ TEST_F(ClaimDirectoryTest, OfTwoProcessesExactlyOneWinsEachTerm) {
   Fd writing(ends[1]);
   const auto race = [&](const ReplicaId& claimant, const std::function<void(Verdict)>& tell) {
     const auto arbiter = make();
-    for (std::uint64_t term = 1; term <= kTerms; ++term) tell(arbiter->claim(kVm, {term}, claimant));
+    for (std::uint64_t term = 1; term <= kTerms; ++term) tell(arbiter->claim({kVm, {term}, claimant}));
   };
   Child child([&] {
     race(pollux_, [&](Verdict verdict) {
@@ -117,33 +117,33 @@ TEST_F(ClaimDirectoryTest, OfTwoProcessesExactlyOneWinsEachTerm) {
 TEST_F(ClaimDirectoryTest, ACrashBeforeTheLinkDecidesNothing) {
   Child child([&] {
     const ClaimDirectory directory(directory_.path());
-    static_cast<void>(directory.write_candidate(castor_));
+    static_cast<void>(directory.write_candidate({kVm, {1}, castor_}));
     ::raise(SIGKILL);
   });
   EXPECT_TRUE(WIFSIGNALED(child.wait()));
   ASSERT_EQ(files().size(), 1U);
   EXPECT_THAT(files()[0], HasSubstr(".candidate."));
-  EXPECT_EQ(make()->claim(kVm, {1}, pollux_), Verdict::kWon);
+  EXPECT_EQ(make()->claim({kVm, {1}, pollux_}), Verdict::kWon);
 }
 
 TEST_F(ClaimDirectoryTest, ACrashAfterTheLinkIsADecision) {
   Child child([&] {
     const ClaimDirectory directory(directory_.path());
-    static_cast<void>(directory.link_candidate(directory.write_candidate(castor_), name(1)));
+    static_cast<void>(directory.link_candidate(directory.write_candidate({kVm, {1}, castor_}), name(1)));
     ::raise(SIGKILL);
   });
   EXPECT_TRUE(WIFSIGNALED(child.wait()));
-  EXPECT_EQ(make()->claim(kVm, {1}, pollux_), Verdict::kLost);
-  EXPECT_EQ(make()->claim(kVm, {1}, castor_), Verdict::kWon);
+  EXPECT_EQ(make()->claim({kVm, {1}, pollux_}), Verdict::kLost);
+  EXPECT_EQ(make()->claim({kVm, {1}, castor_}), Verdict::kWon);
 }
 
 // What an NFS client sees that sends a link again because the answer was lost.
 TEST_F(ClaimDirectoryTest, ALinkWhoseAnswerWasLostIsFound) {
   const ClaimDirectory directory(directory_.path());
-  const std::string candidate = directory.write_candidate(castor_);
+  const std::string candidate = directory.write_candidate({kVm, {1}, castor_});
   EXPECT_TRUE(directory.link_candidate(candidate, name(1)));
   EXPECT_TRUE(directory.link_candidate(candidate, name(1)));
-  EXPECT_FALSE(directory.link_candidate(directory.write_candidate(pollux_), name(1)));
+  EXPECT_FALSE(directory.link_candidate(directory.write_candidate({kVm, {1}, pollux_}), name(1)));
 }
 
 TEST_F(ClaimDirectoryTest, ADamagedClaimIsNobodys) {
@@ -153,12 +153,12 @@ TEST_F(ClaimDirectoryTest, ADamagedClaimIsNobodys) {
                                   std::string(32, '\0') + "\n", std::string(100'000, 'a')}) {
     directory_.write(name(1), text);
     for (const ReplicaId& claimant : {castor_, pollux_}) {
-      EXPECT_EQ(arbiter->claim(kVm, {1}, claimant), Verdict::kUnreachable) << text;
+      EXPECT_EQ(arbiter->claim({kVm, {1}, claimant}), Verdict::kUnreachable) << text;
       EXPECT_EQ(arbiter->last_reason(), directory_ / name(1) + " is damaged: it names no replica");
     }
   }
   // That somebody won the term is certain: the machine can go on to the next.
-  EXPECT_EQ(arbiter->claim(kVm, {2}, pollux_), Verdict::kWon);
+  EXPECT_EQ(arbiter->claim({kVm, {2}, pollux_}), Verdict::kWon);
 }
 
 TEST_F(ClaimDirectoryTest, StrangersInTheDirectoryAreNoClaims) {
@@ -166,28 +166,28 @@ TEST_F(ClaimDirectoryTest, StrangersInTheDirectoryAreNoClaims) {
   directory_.write(to_string(kVm) + ".0000000000000000000x", "");
   directory_.write(to_string(kVm) + ".99999999999999999999", "");  // beyond 64 bits
   directory_.write("README", "");
-  EXPECT_EQ(make()->claim(kVm, {1}, castor_), Verdict::kWon);
+  EXPECT_EQ(make()->claim({kVm, {1}, castor_}), Verdict::kWon);
 }
 
 TEST_F(ClaimDirectoryTest, ALinkInPlaceOfAClaimIsNotFollowed) {
   directory_.write("elsewhere", to_string(castor_) + "\n");
   std::filesystem::create_symlink(directory_ / "elsewhere", directory_ / name(1));
   const auto arbiter = make();
-  EXPECT_EQ(arbiter->claim(kVm, {1}, castor_), Verdict::kUnreachable);
+  EXPECT_EQ(arbiter->claim({kVm, {1}, castor_}), Verdict::kUnreachable);
   EXPECT_THAT(arbiter->last_reason(), HasSubstr("cannot open"));
 }
 
 TEST_F(ClaimDirectoryTest, ADirectoryThatIsGoneIsUnreachable) {
   const auto arbiter = make();
-  EXPECT_EQ(arbiter->claim(kVm, {1}, castor_), Verdict::kWon);
+  EXPECT_EQ(arbiter->claim({kVm, {1}, castor_}), Verdict::kWon);
   std::filesystem::remove_all(directory_.path());
   for (const std::uint64_t term : {1, 2}) {
-    EXPECT_EQ(arbiter->claim(kVm, {term}, castor_), Verdict::kUnreachable);
+    EXPECT_EQ(arbiter->claim({kVm, {term}, castor_}), Verdict::kUnreachable);
     EXPECT_THAT(arbiter->last_reason(), HasSubstr(directory_.path()));
   }
   // Another directory of the same name is not the one that holds the decisions.
   std::filesystem::create_directory(directory_.path());
-  EXPECT_EQ(arbiter->claim(kVm, {1}, pollux_), Verdict::kUnreachable);
+  EXPECT_EQ(arbiter->claim({kVm, {1}, pollux_}), Verdict::kUnreachable);
 }
 
 // What a user without the rights of root gets to see.
@@ -200,7 +200,7 @@ TEST_F(ClaimDirectoryTest, ADirectoryThatCannotBeReadIsUnreachable) {
     if (::geteuid() == 0 && (::setgroups(0, nullptr) != 0 || ::setresuid(kNobody, kNobody, kNobody) != 0)) {
       ::_exit(3);
     }
-    if (arbiter->claim(kVm, {1}, castor_) != Verdict::kUnreachable) ::_exit(4);
+    if (arbiter->claim({kVm, {1}, castor_}) != Verdict::kUnreachable) ::_exit(4);
     const std::string reason = arbiter->last_reason();
     if (::write(to, reason.data(), reason.size()) < 0) ::_exit(5);
   });
@@ -217,7 +217,7 @@ TEST_F(ClaimDirectoryTest, AnOpenThatHangsIsUnreachableInTime) {
   ASSERT_EQ(::mkfifo((directory_ / name(1)).c_str(), 0600), 0);
   BoundedArbiter arbiter("file:" + directory_.path(), std::make_shared<ClaimDirectory>(directory_.path()),
                          50ms);
-  EXPECT_EQ(arbiter.claim(kVm, {1}, castor_), Verdict::kUnreachable);
+  EXPECT_EQ(arbiter.claim({kVm, {1}, castor_}), Verdict::kUnreachable);
   EXPECT_THAT(arbiter.last_reason(), HasSubstr("no answer within 50 ms"));
   EXPECT_EQ(arbiter.abandoned(), 1U);
   const Fd writer(::open((directory_ / name(1)).c_str(), O_WRONLY | O_CLOEXEC));

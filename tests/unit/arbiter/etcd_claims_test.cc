@@ -96,21 +96,21 @@ TEST_F(EtcdClaims, ADeadServerIsUnreachableAndForgetsNothing) {
   EtcdServer server;
   ASSERT_TRUE(server.running());
   const auto arbiter = make_arbiter("etcd:" + server.url(), {.timeout = kPatience});
-  EXPECT_EQ(arbiter->claim(kVm, {1}, castor_), Verdict::kWon);
+  EXPECT_EQ(arbiter->claim({kVm, {1}, castor_}), Verdict::kWon);
   server.kill();
-  EXPECT_EQ(arbiter->claim(kVm, {1}, castor_), Verdict::kUnreachable);
+  EXPECT_EQ(arbiter->claim({kVm, {1}, castor_}), Verdict::kUnreachable);
   EXPECT_EQ(arbiter->last_reason(), "etcd " + server.url() + ": Connection refused");
   server.restart();
-  EXPECT_EQ(arbiter->claim(kVm, {1}, pollux_), Verdict::kLost);
-  EXPECT_EQ(arbiter->claim(kVm, {1}, castor_), Verdict::kWon);
-  EXPECT_EQ(arbiter->claim(kVm, {2}, pollux_), Verdict::kWon);
+  EXPECT_EQ(arbiter->claim({kVm, {1}, pollux_}), Verdict::kLost);
+  EXPECT_EQ(arbiter->claim({kVm, {1}, castor_}), Verdict::kWon);
+  EXPECT_EQ(arbiter->claim({kVm, {2}, pollux_}), Verdict::kWon);
 }
 
 TEST_F(EtcdClaims, AServerThatHangsIsUnreachableWithinTheTimeout) {
   const FakeEndpoint silent("", FakeEndpoint::Then::kHold);
   const auto arbiter = make_arbiter("etcd:" + silent.url(), {.timeout = 300ms});
   const auto start = steady_clock::now();
-  EXPECT_EQ(arbiter->claim(kVm, {1}, castor_), Verdict::kUnreachable);
+  EXPECT_EQ(arbiter->claim({kVm, {1}, castor_}), Verdict::kUnreachable);
   EXPECT_LT(steady_clock::now() - start, 5s);
   EXPECT_THAT(arbiter->last_reason(), HasSubstr(silent.url() + ": no answer "));
 }
@@ -123,8 +123,8 @@ TEST_F(EtcdClaims, TheNextEndpointIsAskedWhenOneFails) {
   const std::string dead = fmt::format("http://127.0.0.1:{}", free_port());
   const auto arbiter = make_arbiter(
       "etcd:" + dead + "," + garbage.url() + "," + silent.url() + "," + server.url(), {.timeout = 4s});
-  EXPECT_EQ(arbiter->claim(kVm, {1}, castor_), Verdict::kWon);
-  EXPECT_EQ(arbiter->claim(kVm, {1}, pollux_), Verdict::kLost);
+  EXPECT_EQ(arbiter->claim({kVm, {1}, castor_}), Verdict::kWon);
+  EXPECT_EQ(arbiter->claim({kVm, {1}, pollux_}), Verdict::kLost);
 }
 
 TEST_F(EtcdClaims, HostNamesAreResolved) {
@@ -132,9 +132,9 @@ TEST_F(EtcdClaims, HostNamesAreResolved) {
   ASSERT_TRUE(server.running());
   const auto arbiter =
       make_arbiter(fmt::format("etcd:http://localhost:{}", server.port()), {.timeout = kPatience});
-  EXPECT_EQ(arbiter->claim(kVm, {1}, castor_), Verdict::kWon) << arbiter->last_reason();
+  EXPECT_EQ(arbiter->claim({kVm, {1}, castor_}), Verdict::kWon) << arbiter->last_reason();
   const auto nowhere = make_arbiter("etcd:http://nowhere.invalid", {.timeout = kPatience});
-  EXPECT_EQ(nowhere->claim(kVm, {1}, castor_), Verdict::kUnreachable);
+  EXPECT_EQ(nowhere->claim({kVm, {1}, castor_}), Verdict::kUnreachable);
   EXPECT_THAT(nowhere->last_reason(), HasSubstr("etcd http://nowhere.invalid:2379: "));
 }
 
@@ -146,10 +146,10 @@ TEST_F(EtcdClaims, ADamagedKeyIsNobodys) {
   for (const std::string& value : {std::string(), std::string("castor"), to_string(castor_) + "\n"}) {
     EXPECT_THAT(server.post("/v3/kv/put", fmt::format(R"({{"key":"{}","value":"{}"}})", key, base64(value))),
                 HasSubstr("200 OK"));
-    EXPECT_EQ(arbiter->claim(kVm, {1}, castor_), Verdict::kUnreachable);
+    EXPECT_EQ(arbiter->claim({kVm, {1}, castor_}), Verdict::kUnreachable);
     EXPECT_THAT(arbiter->last_reason(), HasSubstr("is damaged"));
   }
-  EXPECT_EQ(arbiter->claim(kVm, {2}, castor_), Verdict::kWon);
+  EXPECT_EQ(arbiter->claim({kVm, {2}, castor_}), Verdict::kWon);
 }
 
 TEST_F(EtcdClaims, PrefixesAreApart) {
@@ -157,9 +157,9 @@ TEST_F(EtcdClaims, PrefixesAreApart) {
   ASSERT_TRUE(server.running());
   const auto one = make_arbiter("etcd:" + server.url(), {.timeout = kPatience, .etcd_prefix = "/one"});
   const auto two = make_arbiter("etcd:" + server.url(), {.timeout = kPatience, .etcd_prefix = "/two"});
-  EXPECT_EQ(one->claim(kVm, {1}, castor_), Verdict::kWon);
-  EXPECT_EQ(two->claim(kVm, {2}, pollux_), Verdict::kLost);
-  EXPECT_EQ(two->claim(kVm, {1}, pollux_), Verdict::kWon);
+  EXPECT_EQ(one->claim({kVm, {1}, castor_}), Verdict::kWon);
+  EXPECT_EQ(two->claim({kVm, {2}, pollux_}), Verdict::kLost);
+  EXPECT_EQ(two->claim({kVm, {1}, pollux_}), Verdict::kWon);
 }
 
 // ---- Hostile answers
@@ -254,7 +254,7 @@ INSTANTIATE_TEST_SUITE_P(Etcd, HostileAnswer, ::testing::ValuesIn(hostile_answer
 TEST_P(HostileAnswer, IsUnreachableWithAReason) {
   const FakeEndpoint endpoint(GetParam().answer);
   const auto arbiter = make_arbiter("etcd:" + endpoint.url(), {.timeout = kPatience});
-  EXPECT_EQ(arbiter->claim(kVm, {1}, ReplicaId::random()), Verdict::kUnreachable);
+  EXPECT_EQ(arbiter->claim({kVm, {1}, ReplicaId::random()}), Verdict::kUnreachable);
   const std::string reason = arbiter->last_reason();
   EXPECT_THAT(reason, HasSubstr("etcd http://127.0.0.1:"));
   EXPECT_LT(reason.size(), 400U);
@@ -269,12 +269,12 @@ TEST(HostileAnswers, NoCutOrChangedAnswerCrashes) {
     std::string changed = whole;
     changed[i] = static_cast<char>(changed[i] ^ 0x15);
     const FakeEndpoint cut(whole.substr(0, i));
-    EXPECT_EQ(make_arbiter("etcd:" + cut.url(), {.timeout = kPatience})->claim(kVm, {1}, ReplicaId::random()),
+    EXPECT_EQ(make_arbiter("etcd:" + cut.url(), {.timeout = kPatience})->claim({kVm, {1}, ReplicaId::random()}),
               Verdict::kUnreachable)
         << i;
     const FakeEndpoint strange(changed);
     EXPECT_NE(
-        make_arbiter("etcd:" + strange.url(), {.timeout = kPatience})->claim(kVm, {1}, ReplicaId::random()),
+        make_arbiter("etcd:" + strange.url(), {.timeout = kPatience})->claim({kVm, {1}, ReplicaId::random()}),
         Verdict::kWon)
         << i;
   }
@@ -290,7 +290,7 @@ TEST(HostileAnswers, NoTokenMayBreakARequest) {
                                    "\"" + std::string(5000, 'a') + "\""}) {
     const FakeEndpoint endpoint(ok(R"({"header":{},"token":)" + token + "}"));
     const auto arbiter = make_arbiter("etcd:" + endpoint.url(), options);
-    EXPECT_EQ(arbiter->claim(kVm, {1}, ReplicaId::random()), Verdict::kUnreachable);
+    EXPECT_EQ(arbiter->claim({kVm, {1}, ReplicaId::random()}), Verdict::kUnreachable);
     EXPECT_THAT(arbiter->last_reason(), HasSubstr("token"));
   }
 }
@@ -333,12 +333,12 @@ TEST_F(EtcdClaims, TlsProvesBothEnds) {
                             .etcd_certificate_file = files / "client.pem",
                             .etcd_key_file = files / "client.key"};
   const auto arbiter = make_arbiter(spec, good);
-  EXPECT_EQ(arbiter->claim(kVm, {1}, castor_), Verdict::kWon) << arbiter->last_reason();
-  EXPECT_EQ(arbiter->claim(kVm, {1}, pollux_), Verdict::kLost) << arbiter->last_reason();
+  EXPECT_EQ(arbiter->claim({kVm, {1}, castor_}), Verdict::kWon) << arbiter->last_reason();
+  EXPECT_EQ(arbiter->claim({kVm, {1}, pollux_}), Verdict::kLost) << arbiter->last_reason();
 
   const auto refused = [&](const std::string& where, const ArbiterOptions& options) {
     const auto stranger = make_arbiter(where, options);
-    EXPECT_EQ(stranger->claim(kVm, {2}, pollux_), Verdict::kUnreachable);
+    EXPECT_EQ(stranger->claim({kVm, {2}, pollux_}), Verdict::kUnreachable);
     return stranger->last_reason();
   };
   ArbiterOptions options = good;
@@ -354,7 +354,7 @@ TEST_F(EtcdClaims, TlsProvesBothEnds) {
   EXPECT_THAT(refused(spec, options), HasSubstr("etcd https://127.0.0.1:"));
   EXPECT_THAT(refused(fmt::format("etcd:http://127.0.0.1:{}", server.port()), {.timeout = kPatience}),
               HasSubstr("etcd http://127.0.0.1:"));
-  EXPECT_EQ(arbiter->claim(kVm, {2}, castor_), Verdict::kWon);
+  EXPECT_EQ(arbiter->claim({kVm, {2}, castor_}), Verdict::kWon);
 }
 
 TEST_F(EtcdClaims, UsersNeedTheirPassword) {
@@ -379,21 +379,21 @@ TEST_F(EtcdClaims, UsersNeedTheirPassword) {
   const std::string spec = "etcd:" + server.url();
   ArbiterOptions options{.timeout = kPatience, .etcd_user = "pollux", .etcd_password_file = files / "right"};
   const auto arbiter = make_arbiter(spec, options);
-  EXPECT_EQ(arbiter->claim(kVm, {1}, castor_), Verdict::kWon) << arbiter->last_reason();
+  EXPECT_EQ(arbiter->claim({kVm, {1}, castor_}), Verdict::kWon) << arbiter->last_reason();
   server.restart();  // which knows no tokens of before
-  EXPECT_EQ(arbiter->claim(kVm, {1}, pollux_), Verdict::kLost) << arbiter->last_reason();
+  EXPECT_EQ(arbiter->claim({kVm, {1}, pollux_}), Verdict::kLost) << arbiter->last_reason();
 
   options.etcd_password_file = files / "wrong";
   const auto guesser = make_arbiter(spec, options);
-  EXPECT_EQ(guesser->claim(kVm, {2}, pollux_), Verdict::kUnreachable);
+  EXPECT_EQ(guesser->claim({kVm, {2}, pollux_}), Verdict::kUnreachable);
   EXPECT_THAT(guesser->last_reason(), HasSubstr("authentication failed"));
   const auto nobody = make_arbiter(spec, {.timeout = kPatience});
-  EXPECT_EQ(nobody->claim(kVm, {2}, pollux_), Verdict::kUnreachable);
+  EXPECT_EQ(nobody->claim({kVm, {2}, pollux_}), Verdict::kUnreachable);
   EXPECT_THAT(nobody->last_reason(), HasSubstr("user name is empty"));
   options.etcd_password_file = files / "right";
   options.etcd_prefix = "/elsewhere";
   const auto outside = make_arbiter(spec, options);
-  EXPECT_EQ(outside->claim(kVm, {1}, pollux_), Verdict::kUnreachable);
+  EXPECT_EQ(outside->claim({kVm, {1}, pollux_}), Verdict::kUnreachable);
   EXPECT_THAT(outside->last_reason(), HasSubstr("permission denied"));
 }
 

@@ -82,7 +82,7 @@ TEST_F(BackupScript, FromTheFirstLinkToTheFirstEpoch) {
   start();
   EXPECT_EQ(step(LinkUp{}), Lines{});
   EXPECT_EQ(receive(hello()), (Lines{"ExamineHello"}));
-  EXPECT_EQ(step(HelloAccepted{}), (Lines{"Send(Welcome(version 2, term 4))", "BeginSync"}));
+  EXPECT_EQ(step(HelloAccepted{}), (Lines{"Send(Welcome(version 3, term 4))", "BeginSync"}));
   EXPECT_EQ(receive(DiskDigestRequest{{0}, 0, 16}), Lines{});
   EXPECT_EQ(receive(DiskBlocks{{0}, {{0, 65536, false}}}), Lines{});
   EXPECT_EQ(receive(SyncPages{{{{16}, 2, false}, {{100}, 50, true}}}), Lines{});
@@ -234,6 +234,27 @@ TEST_F(BackupScript, TheTermOfAnotherFencesIt) {
   EXPECT_EQ(applied(1), Lines{});
 }
 
+// Its primary had won it for both of them, and was not heard any more.
+TEST_F(BackupScript, ATermOfItsOwnPrimaryLeavesItTheNext) {
+  protect();
+  record(1);
+  step(LinkDown{"x"});
+  EXPECT_EQ(step(TermOfOwnPrimary{{5}}), (Lines{"ClaimTerm(6)"}));
+  EXPECT_EQ(step(ArbiterUnreachable{}), Lines{});
+  clock_.advance(200ms);
+  EXPECT_EQ(step(Tick{}), (Lines{"ClaimTerm(6)"}));
+  EXPECT_EQ(step(TermOfOwnPrimary{{6}}), (Lines{"ClaimTerm(7)"}));
+  EXPECT_EQ(won(7), (Lines{"Promote(1, term 7, x)"}));
+}
+
+TEST_F(BackupScript, AfterATermOfItsOwnPrimaryItMayStillLose) {
+  protect();
+  step(LinkDown{"x"});
+  step(TermOfOwnPrimary{{5}});
+  EXPECT_EQ(lost(6), (Lines{"Fenced(lost the primary: x; term 6 is another replica's)"}));
+  EXPECT_EQ(step(TermOfOwnPrimary{{7}}), Lines{}) << "it has ended";
+}
+
 TEST_F(BackupScript, ClaimingItHearsNobodyAndAcknowledgesNothing) {
   protect();
   record(1, true);
@@ -341,7 +362,7 @@ TEST_F(BackupScript, RefusalsNameTheirReason) {
   step(LinkUp{});
   Hello version = hello();
   version.version = 9;
-  EXPECT_EQ(receive(version).at(0), "Send(Refuse(this backup speaks protocol version 2, the primary 9))");
+  EXPECT_EQ(receive(version).at(0), "Send(Refuse(this backup speaks protocol version 3, the primary 9))");
 
   BackupConfig config;
   config.vm = VmId{};

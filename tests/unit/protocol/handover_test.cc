@@ -74,7 +74,7 @@ TEST_F(PrimaryHandover, ALostMessageIsTakenBackByTheArbiterOnly) {
 TEST_F(PrimaryHandover, ALostAnswerIsHandedOverAllTheSame) {
   protect(2);
   hand_over(0);
-  EXPECT_EQ(step(primary::LinkDown{{0}, "x"}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(step(primary::LinkDown{{0}, "x"}), (Lines{"ClaimTerm(5, with 1)"}));
   // Without a word to the other: it may be the one that leads.
   EXPECT_EQ(lost(5), (Lines{"DropBackup(0, another replica leads the machine now)",
                             "DropBackup(1, another replica leads the machine now)", "HandedOver(5)"}));
@@ -106,7 +106,7 @@ TEST_F(PrimaryHandover, TakenBackItDropsWhoeverWasLostMeanwhile) {
   protect(3);
   hand_over(0);
   step(primary::LinkDown{{1}, "y"});
-  EXPECT_EQ(step(primary::LinkDown{{0}, "x"}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(step(primary::LinkDown{{0}, "x"}), (Lines{"ClaimTerm(5, with 1)"}));
   EXPECT_EQ(won(5), (Lines{"TakenBack(5, x)", "Send(2, NewTerm(5))", "DropBackup(0, x)", "DropBackup(1, y)"}));
   EXPECT_EQ(step(primary::EpochClosed{{2}, false}), Lines{});
   EXPECT_EQ(receive(2, Ack{{2}}), (Lines{"Committed(2)"}));
@@ -150,13 +150,13 @@ TEST_F(PrimaryHandover, NoEpochIsClosedMeanwhile) {
 
 TEST_F(PrimaryHandover, AReleasedBackupCountsUntilItsTermIsTaken) {
   protect(2);
-  EXPECT_EQ(release(0), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(release(0), (Lines{"ClaimTerm(5, with 1)"}));
   EXPECT_TRUE(primary_->required({0}));
   step(primary::EpochClosed{{2}, false});
   EXPECT_EQ(receive(1, Ack{{2}}), Lines{});
   step(primary::ArbiterUnreachable{});
   clock_.advance(200ms);
-  EXPECT_EQ(step(primary::Tick{}), (Lines{"ClaimTerm(5)", "Send(0, Heartbeat(1))", "Send(1, Heartbeat(1))"}));
+  EXPECT_EQ(step(primary::Tick{}), (Lines{"ClaimTerm(5, with 1)", "Send(0, Heartbeat(1))", "Send(1, Heartbeat(1))"}));
   EXPECT_EQ(won(5), (Lines{"Send(1, NewTerm(5))", "Send(0, Goodbye(dropped: given up by the operator))",
                            "DropBackup(0, given up by the operator)", "Committed(2)"}));
 }

@@ -324,7 +324,7 @@ TEST_F(LockstepPrimary, NobodyWaitsForALostBackupToExecute) {
   protect(2);
   for (std::uint64_t epoch = 1; epoch <= 9; ++epoch) close(epoch);
   executed(0, 7);
-  EXPECT_EQ(step(primary::LinkDown{{1}, "x"}), (Lines{"ExecutedByAll(7)", "ClaimTerm(5)"}));
+  EXPECT_EQ(step(primary::LinkDown{{1}, "x"}), (Lines{"ExecutedByAll(7)", "ClaimTerm(5, with 1)"}));
 }
 
 TEST_F(LockstepPrimary, ItIsCommittedWhenAcknowledgedNotWhenExecuted) {

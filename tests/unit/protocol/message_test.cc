@@ -22,7 +22,7 @@ Hello sample_hello() {
 std::vector<Message> samples() {
   return {
       sample_hello(),
-      Welcome{kProtocolVersion, {7}, sample_hello().config_digest},
+      Welcome{kProtocolVersion, {7}, sample_hello().config_digest, {{std::byte{0xa5}}}},
       Refuse{"the disk is too small"},
       DiskDigestRequest{{1}, 5, 100},
       DiskDigests{{1}, 5, 100},

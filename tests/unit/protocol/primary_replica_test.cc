@@ -8,7 +8,7 @@ namespace {
 using namespace primary;
 using State = PrimaryReplica::BackupState;
 
-constexpr const char* kHello = "Hello(version 2, vm 00000000000000000000000000000000, term 4, copy, disks 0)";
+constexpr const char* kHello = "Hello(version 3, vm 00000000000000000000000000000000, term 4, copy, disks 0)";
 
 class PrimaryScript : public ::testing::Test {
  protected:
@@ -101,9 +101,9 @@ TEST_F(PrimaryScript, ARefusalNamesItsReason) {
 TEST_F(PrimaryScript, AnotherVersionIsRefused) {
   start(1);
   step(LinkUp{{0}});
-  EXPECT_EQ(receive(0, Welcome{3, {4}, {}}),
-            (Lines{"Send(0, Goodbye(dropped: speaks protocol version 3, not 2))",
-                   "DropBackup(0, speaks protocol version 3, not 2)", "Unprotected"}));
+  EXPECT_EQ(receive(0, Welcome{4, {4}, {}}),
+            (Lines{"Send(0, Goodbye(dropped: speaks protocol version 4, not 3))",
+                   "DropBackup(0, speaks protocol version 4, not 3)", "Unprotected"}));
 }
 
 TEST_F(PrimaryScript, NothingIsCommittedWhileNobodyIsSynced) {
@@ -140,7 +140,7 @@ TEST_F(PrimaryScript, ABackupThatFallsAwayAdvancesThePendingCommit) {
   close(1);
   close(2);
   ack(0, 2);
-  EXPECT_EQ(step(LinkDown{{1}, "reset by peer"}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(step(LinkDown{{1}, "reset by peer"}), (Lines{"ClaimTerm(5, with 1)"}));
   EXPECT_EQ(won(5), (Lines{"Send(0, NewTerm(5))", "DropBackup(1, reset by peer)", "Committed(2)"}));
 }
 
@@ -230,7 +230,7 @@ TEST_F(PrimaryScript, AcksGoingBackwardsAreAViolation) {
   close(1);
   close(2);
   ack(0, 2);
-  EXPECT_EQ(ack(0, 1), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(ack(0, 1), (Lines{"ClaimTerm(5, with 1)"}));
   EXPECT_EQ(won(5), (Lines{"Send(1, NewTerm(5))",
                            "Send(0, Goodbye(dropped: protocol violation: Ack(1) after Ack(2)))",
                            "DropBackup(0, protocol violation: Ack(1) after Ack(2))"}));
@@ -274,7 +274,7 @@ TEST_F(PrimaryScript, ASilentBackupIsDropped) {
   step(Tick{});
   EXPECT_EQ(receive(0, Heartbeat{1}), Lines{});
   clock_.advance(1ms);
-  EXPECT_EQ(step(Tick{}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(step(Tick{}), (Lines{"ClaimTerm(5, with 1)"}));
   EXPECT_EQ(won(5), (Lines{"Send(0, NewTerm(5))", "Send(1, Goodbye(dropped: silent for 1000 ms))",
                            "DropBackup(1, silent for 1000 ms)", "Committed(1)"}));
 }
@@ -344,7 +344,7 @@ TEST_F(PrimaryScript, ALostBackupHoldsTheCommitAtItsAcknowledgement) {
   close(1);
   close(2);
   ack(1, 1);
-  EXPECT_EQ(link_down(1), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(link_down(1), (Lines{"ClaimTerm(5, with 1)"}));
   EXPECT_EQ(primary_->state({1}), State::kLost);
   EXPECT_FALSE(primary_->required({1}));
   EXPECT_EQ(ack(0, 2), (Lines{"Committed(1)"}));
@@ -421,15 +421,66 @@ TEST_F(PrimaryScript, AnUnreachableArbiterIsAskedAgain) {
   EXPECT_EQ(won(5), (Lines{"DropBackup(0, x)", "Unprotected", "Committed(1)"}));
 }
 
-TEST_F(PrimaryScript, OneClaimCoversEveryLossUntilItsAnswer) {
+// It may find out that it is a member, and claim the term after that.
+TEST_F(PrimaryScript, AMemberThatIsLostWhileTheClaimIsDecidedNeedsTheNextTerm) {
   protect(3);
   close(1);
   ack(0, 1);
-  EXPECT_EQ(link_down(1), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(link_down(1), (Lines{"ClaimTerm(5, with 2)"}));
   EXPECT_EQ(receive(2, Ack{{9}}), Lines{});
-  EXPECT_EQ(won(5), (Lines{"Send(0, NewTerm(5))", "DropBackup(1, x)",
-                           "Send(2, Goodbye(dropped: protocol violation: Ack(9), last closed is 1))",
+  EXPECT_EQ(won(5), (Lines{"Send(0, NewTerm(5))", "DropBackup(1, x)", "ClaimTerm(6, with 1)"}));
+  EXPECT_EQ(primary_->state({2}), State::kLost);
+  EXPECT_EQ(primary_->term(), Term{5});
+  EXPECT_EQ(won(6), (Lines{"Send(0, NewTerm(6))", "Send(2, Goodbye(dropped: protocol violation: Ack(9), last closed is 1))",
                            "DropBackup(2, protocol violation: Ack(9), last closed is 1)", "Committed(1)"}));
+}
+
+// The arbiter may have decided by the first question.
+TEST_F(PrimaryScript, AClaimIsAskedAgainWithTheSameMembers) {
+  protect(2);
+  EXPECT_EQ(link_down(1), (Lines{"ClaimTerm(5, with 1)"}));
+  unreachable();
+  link_down(0);
+  clock_.advance(200ms);
+  EXPECT_EQ(step(Tick{}), (Lines{"ClaimTerm(5, with 1)"}));
+  EXPECT_EQ(won(5), (Lines{"DropBackup(1, x)", "ClaimTerm(6)"}));
+  EXPECT_EQ(won(6), (Lines{"DropBackup(0, x)", "Unprotected"}));
+}
+
+TEST_F(PrimaryScript, WhoIsReleasedWhileAClaimNamesItNeedsTheNextTerm) {
+  protect(2);
+  EXPECT_EQ(link_down(1), (Lines{"ClaimTerm(5, with 1)"}));
+  EXPECT_EQ(step(Release{{0}}), Lines{});
+  EXPECT_EQ(won(5), (Lines{"Send(0, NewTerm(5))", "DropBackup(1, x)", "ClaimTerm(6)"}));
+  EXPECT_TRUE(primary_->required({0}));
+  EXPECT_EQ(won(6), (Lines{"Send(0, Goodbye(dropped: given up by the operator))", "DropBackup(0, given up by the operator)",
+                           "Unprotected"}));
+}
+
+// Required since, and named by nobody: the term it could claim is taken.
+TEST_F(PrimaryScript, WhoJoinsWhileAClaimIsDecidedIsCoveredByIt) {
+  start(2);
+  step(LinkUp{{0}});
+  step(LinkUp{{1}});
+  welcome(0);
+  welcome(1);
+  step(SyncFinished{{0}, {0}});
+  EXPECT_EQ(link_down(0), (Lines{"ClaimTerm(5)"}));
+  step(SyncFinished{{1}, {0}});
+  EXPECT_EQ(link_down(1), Lines{});
+  EXPECT_EQ(won(5), (Lines{"DropBackup(0, x)", "DropBackup(1, x)", "Unprotected"}));
+}
+
+TEST_F(PrimaryScript, MembersAreNamedByWhatTheySaidInTheirWelcome) {
+  start(2);
+  const ReplicaId other{{std::byte{7}}};
+  for (std::uint32_t b = 0; b < 2; ++b) step(LinkUp{{b}});
+  welcome(0);
+  receive(1, Welcome{kProtocolVersion, {4}, {}, other});
+  for (std::uint32_t b = 0; b < 2; ++b) step(SyncFinished{{b}, {0}});
+  const auto effects = primary_->step(LinkDown{{0}, "x"}, clock_.now());
+  ASSERT_EQ(effects.size(), 1u);
+  EXPECT_EQ(std::get<ClaimTerm>(effects[0]), (ClaimTerm{{5}, {other}}));
 }
 
 TEST_F(PrimaryScript, ALossAfterTheTermIsWonClaimsTheNext) {
