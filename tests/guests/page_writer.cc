@@ -5,6 +5,7 @@ namespace {
 
 using pollux::guests::kArenaAddress;
 using pollux::guests::kControlAddress;
+using pollux::guests::kStepsPerRound;
 using pollux::guests::touches;
 using pollux::guests::WriterControl;
 using pollux::guests::WriterMode;
@@ -31,14 +32,17 @@ void cycle(std::uint64_t request) {
 
 void mix() {
   volatile WriterControl& c = control();
-  const std::uint64_t pages = c.pages, steps = c.steps;
+  const std::uint64_t pages = c.pages;
   std::uint64_t state = c.seed;
-  for (std::uint64_t step = 0; step < steps; ++step) {
+  std::uint64_t step = 0;
+  for (; step < c.steps; ++step) {
+    if (step % kStepsPerRound == 0) c.rounds = step / kStepsPerRound;
     volatile std::uint64_t& word = arena_word(state % pages, (state >> 32) % kWordsPerPage);
     state = (state ^ word) * 0x9e3779b97f4a7c15u + step;
     state ^= state >> 31;
     word = state;
   }
+  c.steps = step;
   c.checksum = state;
 }
 

@@ -12,7 +12,8 @@ inline constexpr std::uint64_t kArenaAddress = 0x800000;  // 8 MiB
 enum class WriterMode : std::uint64_t {
   kIdle = 0,   // reads the control page until another mode is asked for
   kCycle = 1,  // writes one word in each of the first `pages` arena pages, over and over
-  kMix = 2,    // `steps` steps of a computation in which every word written depends on all earlier ones
+  kMix = 2,    // `steps` steps of a computation in which every word written depends on all earlier ones; it ends before
+               // when the host lowers `steps`
   kTouch = 3,  // writes each arena page whose bit is set in the pattern derived from `seed`, once
 };
 
@@ -25,16 +26,21 @@ constexpr bool touches(std::uint64_t seed, std::uint64_t index) {
   return x % 3 == 0;
 }
 
-// The host writes the first group while the guest is paused or idle; the guest writes the second.
+// kMix that ends when it is told to.
+inline constexpr std::uint64_t kEndless = ~std::uint64_t{0};
+// kMix tells how far it is once in so many steps.
+inline constexpr std::uint64_t kStepsPerRound = 1 << 16;
+
+// The host writes the first group while the guest is paused or idle, `steps` at any time; the guest writes the second.
 struct WriterControl {
   std::uint64_t mode;
   std::uint64_t pages;
   std::uint64_t seed;
-  std::uint64_t steps;
+  std::uint64_t steps;    // in the end the guest writes here how many there were
   std::uint64_t request;  // raised by the host: the guest starts over in the mode asked for
 
   alignas(64) std::uint64_t served;  // the request that is done (kMix, kTouch) or under way (kCycle)
-  std::uint64_t rounds;              // kCycle: how often all pages were written
+  std::uint64_t rounds;              // kCycle: how often all pages were written; kMix: steps / kStepsPerRound
   std::uint64_t checksum;            // kMix
 };
 

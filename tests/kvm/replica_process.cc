@@ -1,13 +1,13 @@
 // A replica to be killed, of a machine that moves between two hosts: both are this host, each has its key and its port of
-// loopback. Runs the page_writer guest's kMix computation as the primary, or joins as a backup and becomes the primary.
+// loopback. Runs the page_writer guest's endless kMix computation as the primary, or joins as a backup and becomes the primary.
 //
-// At SIGUSR1 the leading one hands the machine over, and joins the other as its backup. With POLLUX_DIES_WITH_TERM=N in its
+// At SIGUSR1 the leading one hands the machine over, and joins the other as its backup. At SIGUSR2 it ends the computation. With POLLUX_DIES_WITH_TERM=N in its
 // environment it dies by SIGKILL when the arbiter has decided its claim of term N, and before it knows.
 //
 // Prints a line for each of these, as it happens: "protected" and "unprotected"; "backups N", that can take over,
 // when they have committed an epoch that was begun since, and so know of everything before; "switching at T", the order to hand over;
-// "switched, standing still for T", until the other had won the term; "promoted in the middle" or "promoted after the end"
-// of the computation; "entered at T", the guest runs here; "checksum N". Times are the monotonic clock's microseconds.
+// "switched, standing still for T", until the other had won the term; "promoted"; "entered at T", the guest runs here;
+// "ended after N", the computation's steps, and "checksum N". Times are the monotonic clock's microseconds.
 #include <fmt/format.h>
 #include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -36,10 +36,11 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr const char* kUsage =
-    "usage: replica_process lead OWN-PORT SECRET-KEY PEER-KEY CLAIMS MEMORY-MIB PAGES SEED STEPS PEER-PORT\n"
+    "usage: replica_process lead OWN-PORT SECRET-KEY PEER-KEY CLAIMS MEMORY-MIB PAGES SEED PEER-PORT\n"
     "       replica_process join OWN-PORT SECRET-KEY PEER-KEY CLAIMS PEER-PORT\n";
 
 std::atomic<bool> switch_wanted = false;
+std::atomic<bool> finish_wanted = false;
 
 long long microseconds(std::chrono::steady_clock::time_point at) {
   return std::chrono::duration_cast<std::chrono::microseconds>(at.time_since_epoch()).count();
@@ -68,12 +69,12 @@ class Replica {
         peer_(protocol::session::load_public_key(argv[4])),
         claim_(file_arbiter(argv[5])) {}
 
-  void lead(std::uint64_t memory_mib, std::uint64_t pages, std::uint64_t seed, std::uint64_t steps) {
+  void lead(std::uint64_t memory_mib, std::uint64_t pages, std::uint64_t seed) {
     primary::PrimaryOptions options = primary_options();
     options.listener = std::make_shared<protocol::Listener>(own_, key_, std::vector{peer_});
     run(std::move(options), [&](vmm::OutputGate& gate) {
       auto machine = vmm::boot_machine(page_writer_config(memory_mib << 20), page_writer_source(), *backends_, input_, gate);
-      PageWriter(machine->memory()).request(guests::WriterMode::kMix, pages, seed, steps);
+      PageWriter(machine->memory()).request(guests::WriterMode::kMix, pages, seed, guests::kEndless);
       return machine;
     });
   }
@@ -101,7 +102,7 @@ class Replica {
     run(std::move(as_primary), [&](vmm::OutputGate& gate) {
       output.emplace(gate);
       auto machine = promotion.restore(*backends_, input_, *output);
-      say(PageWriter(machine->memory()).served() ? "promoted after the end" : "promoted in the middle");
+      say("promoted");
       return machine;
     });
   }
@@ -124,9 +125,11 @@ class Replica {
       if (const auto at = running.first_entry(); at && !std::exchange(entered, true)) {
         say(fmt::format("entered at {}", microseconds(*at)));
       }
-      const PageWriter writer(machine->memory());
+      PageWriter writer(machine->memory());
+      if (finish_wanted.exchange(false)) writer.finish();
       if (told || !writer.served()) return;
       told = true;
+      say(fmt::format("ended after {}", writer.steps()));
       say(fmt::format("checksum {}", writer.checksum()));
     };
     primary::Primary primary(std::move(options));
@@ -173,7 +176,7 @@ class Replica {
 
 int run(int argc, char** argv) {
   const std::string role = argc > 1 ? argv[1] : "";
-  if (!(role == "lead" && argc == 11) && !(role == "join" && argc == 7)) {
+  if (!(role == "lead" && argc == 10) && !(role == "join" && argc == 7)) {
     std::fputs(kUsage, stderr);
     return 2;
   }
@@ -184,8 +187,9 @@ int run(int argc, char** argv) {
     Replica replica(argv);
     const auto number = [&](int i) { return std::strtoull(argv[i], nullptr, 10); };
     ::signal(SIGUSR1, [](int) { switch_wanted = true; });
+    ::signal(SIGUSR2, [](int) { finish_wanted = true; });
     const std::uint16_t peer_port = Replica::port(argv[argc - 1]);
-    if (role == "lead") replica.lead(number(6), number(7), number(8), number(9));
+    if (role == "lead") replica.lead(number(6), number(7), number(8));
     if (role == "join") replica.join(peer_port);
     replica.follow(peer_port);
     return 0;

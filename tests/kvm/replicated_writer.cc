@@ -1,5 +1,5 @@
 // A primary to be killed: runs the page_writer guest, protected by the backups at these ports of loopback. Once the
-// first epoch is committed by all, its kMix computation begins; once that is part of a committed epoch, "protected" is
+// first epoch is committed by all, its endless kMix computation begins; once that is part of a committed epoch, "protected" is
 // printed: however long the full sync took, the computation lies ahead. "committed without a backup" is printed once one
 // was lost and an epoch was committed after that.
 #include <spdlog/sinks/stdout_sinks.h>
@@ -21,8 +21,8 @@
 int main(int argc, char** argv) {
   using namespace pollux;
   using namespace std::chrono_literals;
-  if (argc != 8) {
-    std::fprintf(stderr, "usage: replicated_writer PORT[,PORT...] SECRET-KEY PEER-KEY MEMORY-MIB PAGES SEED STEPS\n");
+  if (argc != 7) {
+    std::fprintf(stderr, "usage: replicated_writer PORT[,PORT...] SECRET-KEY PEER-KEY MEMORY-MIB PAGES SEED\n");
     return 2;
   }
   spdlog::set_default_logger(spdlog::stderr_logger_mt("primary"));  // standard output is for the test
@@ -44,7 +44,7 @@ int main(int argc, char** argv) {
       const std::uint64_t committed = running->statistics().summary().committed.value;
       if (committed == 0 || told) return;
       if (!begun) {
-        testing::PageWriter(machine->memory()).request(guests::WriterMode::kMix, number(5), number(6), number(7));
+        testing::PageWriter(machine->memory()).request(guests::WriterMode::kMix, number(5), number(6), guests::kEndless);
         begun = committed;
       }
       // The epoch that runs now, at the latest.

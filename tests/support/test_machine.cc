@@ -72,6 +72,8 @@ void PageWriter::request(WriterMode mode, std::uint64_t pages, std::uint64_t see
   store(memory_, offsetof(WriterControl, request), load(memory_, offsetof(WriterControl, request)) + 1);
 }
 
+void PageWriter::finish() { store(memory_, offsetof(WriterControl, steps), 0); }
+
 bool PageWriter::served() const {
   return load(memory_, offsetof(WriterControl, served)) == load(memory_, offsetof(WriterControl, request));
 }
@@ -80,6 +82,7 @@ bool PageWriter::wait_until_served() const {
   return eventually([this] { return served(); });
 }
 
+std::uint64_t PageWriter::steps() const { return load(memory_, offsetof(WriterControl, steps)); }
 std::uint64_t PageWriter::rounds() const { return load(memory_, offsetof(WriterControl, rounds)); }
 std::uint64_t PageWriter::checksum() const { return load(memory_, offsetof(WriterControl, checksum)); }
 
@@ -93,6 +96,15 @@ TestMachine::TestMachine(std::unique_ptr<vmm::GuestMemory> memory, ByteView stat
     : backends_(no_backends()), output_(*backends_) {
   const vmm::MachineConfig config = page_writer_config(memory->size());
   machine_ = vmm::restore_machine(config, std::move(memory), state, *backends_, input_, output_, options);
+}
+
+std::uint64_t undisturbed_checksum(std::uint64_t memory_bytes, std::uint64_t pages, std::uint64_t seed, std::uint64_t steps) {
+  TestMachine machine(memory_bytes);
+  machine.writer().request(WriterMode::kMix, pages, seed, steps);
+  machine.machine().resume();
+  POLLUX_ASSERT(eventually([&] { return machine.writer().served(); }, std::chrono::seconds(300)));
+  machine.machine().pause();
+  return machine.writer().checksum();
 }
 
 guests::WriterControl* writer_control(const vmm::GuestMemory& memory) {

@@ -18,6 +18,9 @@ std::string why_no_kvm();
 // Polls until `condition` holds; false when it did not within the time.
 bool eventually(const std::function<bool()>& condition, std::chrono::seconds limit = std::chrono::seconds(30));
 
+// What kMix computes, on a machine that nothing happens to.
+std::uint64_t undisturbed_checksum(std::uint64_t memory_bytes, std::uint64_t pages, std::uint64_t seed, std::uint64_t steps);
+
 std::unique_ptr<vmm::Backends> no_backends();
 vmm::MachineConfig page_writer_config(std::uint64_t memory_bytes);
 vmm::BootSource page_writer_source();
@@ -29,9 +32,13 @@ class PageWriter {
 
   // Asks for a mode; the guest notices while it runs. Marks the control page dirty.
   void request(guests::WriterMode mode, std::uint64_t pages, std::uint64_t seed = 0, std::uint64_t steps = 0);
+  // An endless kMix has done enough: it is served soon, and `steps()` says how far it came.
+  void finish();
   // The last request is done (or, for kCycle, under way).
   [[nodiscard]] bool served() const;
   [[nodiscard]] bool wait_until_served() const;
+  // Of a kMix that is served.
+  [[nodiscard]] std::uint64_t steps() const;
   [[nodiscard]] std::uint64_t rounds() const;
   [[nodiscard]] std::uint64_t checksum() const;
 
