@@ -183,14 +183,16 @@ MachineExit EpochEngine::end_by_handover(const char* detail) {
   return {vmm::ExitReason::kRequested, detail};
 }
 
-// False: not before something else came between.
+// Until every backup has acknowledged the last closed epoch, and its outputs have left. False: not within the timeout, or
+// something else came between. The loss of the last backup commits it, too, but then nothing has left yet: that is
+// lose_protection()'s to do.
 bool EpochEngine::commit_all(std::chrono::nanoseconds timeout) {
   const auto deadline = Clock::now() + timeout;
   while (!mailbox_.wait_for_commit(closed_, kPollInterval)) {
     const bool late = Clock::now() >= deadline;
     if (mailbox_.is_unprotected() || mailbox_.stopping() || late) return false;
   }
-  return true;
+  return !mailbox_.is_unprotected();
 }
 
 // It emits faster than epochs are committed, even lengthened ones: it stands still until the oldest is.

@@ -213,6 +213,7 @@ void HoldingGate::abandon() {
 
 void HoldingGate::settle() {
   std::unique_lock lock(mutex_);
+  POLLUX_ASSERT(sealed_.empty() || stop_ || image_failed_);
   changed_.wait(lock, [&] { return images_idle() || stop_; });
 }
 

@@ -77,7 +77,7 @@ class HoldingGate final : public vmm::OutputGate {
   // Ends everything held without letting it out, and lets every waiter go. No callback comes after it. For a host that
   // failed.
   void abandon();
-  // Waits until every released disk operation is on its image.
+  // Waits until every disk operation is on its image; all sealed epochs were released before.
   void settle();
   // And durably. For a clean end.
   void drain();

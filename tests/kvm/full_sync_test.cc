@@ -11,6 +11,7 @@
 
 #include "backup/backup.h"
 #include "base/error.h"
+#include "primary/epoch_engine.h"
 #include "primary/full_sync.h"
 #include "primary/primary.h"
 #include "tests/support/controlled_image.h"
@@ -124,7 +125,8 @@ class FullSyncTest : public ::testing::Test {
 
     primary::PrimaryOptions options;
     options.backups.push_back({{"127.0.0.1", backup_->port()}, backup_key_->public_key()});
-    options.epoch_length = 5ms;
+    options.epoch_length = epoch_length_;
+    options.claim = claim_;
     options.silence_timeout = 20s;
     listener_ = std::make_shared<protocol::Listener>(protocol::Address{"127.0.0.1", 0}, *primary_key_,
                                                      std::vector{backup_key_->public_key()});
@@ -139,14 +141,18 @@ class FullSyncTest : public ::testing::Test {
     });
     ASSERT_TRUE(eventually([this] { return primary_->statistics().summary().committed.value > 0; }));
   }
-  // Another backup, with the key of the first. Returns when it can take over, too.
-  void join() {
+  // Another backup, with the key of the first.
+  void begin_to_join() {
     backup::BackupOptions options;
     options.join = {{{"127.0.0.1", listener_->port()}, primary_key_->public_key()}};
     options.primary_keys = {primary_key_->public_key()};
     options.silence_timeout = 20s;
     joiner_ = std::make_unique<backup::Backup>(options, *backup_key_);
     joiner_end_ = std::async(std::launch::async, [this] { return joiner_->run(*joiner_disk_.backends); });
+  }
+  // Returns when it can take over, too.
+  void join() {
+    begin_to_join();
     ASSERT_TRUE(eventually([this] { return primary_->statistics().summary().backups == 2; }));
   }
   // An orderly end of all.
@@ -168,6 +174,8 @@ class FullSyncTest : public ::testing::Test {
     EXPECT_TRUE(eventually([&] { return committed() > before + 20; }));
   }
 
+  std::chrono::milliseconds epoch_length_ = 5ms;
+  protocol::Claim claim_;
   TemporaryFolder folder_;
   HostDisk primary_disk_{folder_, "primary"};
   HostDisk backup_disk_{folder_, "backup"};
@@ -249,6 +257,49 @@ TEST_F(FullSyncTest, ADiskWrittenWhileAnotherBackupJoinsIsTheSameOnAllHostsInThe
   EXPECT_EQ(primary_disk_.contents(), written);
   EXPECT_EQ(backup_disk_.contents(), written);
   EXPECT_EQ(joiner_disk_.contents(), written);
+}
+
+// The guest stands still for the end of the joiner's sync when the last backup's loss is decided. What is committed by that
+// is not on the primary's image, from which the joiner got its disk: only a sync from then on makes a backup of it.
+TEST_F(FullSyncTest, ADiskWrittenWhileTheOnlyBackupIsLostAndAnotherJoinsIsTheSameInTheEnd) {
+  epoch_length_ = 300ms;  // time for the joiner to come to its end before four epochs wait for the arbiter
+  std::promise<protocol::Verdict> verdict;
+  std::promise<void> asked;
+  claim_ = [&](const protocol::TermClaim& claim) {
+    if (claim.term.value == 1) return protocol::Verdict::kWon;
+    asked.set_value();
+    return verdict.get_future().get();
+  };
+  protect();
+  joiner_disk_.image->hold(DiskCall::kRead);  // its digests
+  begin_to_join();
+  EXPECT_TRUE(joiner_disk_.image->wait_until_begun(DiskCall::kRead, 1));
+  backup_->stop();
+  asked.get_future().wait();
+  vmm::OutputGate& gate = *gate_;
+  const Bytes data(kSyncBlockSize, std::byte{7});
+  for (std::uint64_t block = 0; block < 10; ++block) EXPECT_TRUE(gate.write({0}, block * kSyncBlockSize, data));
+  EXPECT_TRUE(gate.flush({0}));
+  joiner_disk_.image->let_all_go();
+  const auto summary = [this] { return primary_->statistics().summary(); };
+  const std::uint64_t before = summary().closed.value;
+  EXPECT_TRUE(eventually([&] {
+    const std::uint64_t closed = summary().closed.value;
+    return closed >= before + 2 || closed >= summary().committed.value + primary::kMaxEpochsInFlight;
+  }));
+  const std::uint64_t undecided = summary().closed.value;
+  verdict.set_value(protocol::Verdict::kWon);
+  EXPECT_TRUE(eventually([&] { return summary().committed.value >= undecided; }));
+
+  const auto joined = [&] { return summary().backups == 1; };
+  EXPECT_TRUE(eventually([&] { return joined() || joiner_end_.wait_for(0s) == std::future_status::ready; }));
+  if (!joined()) {
+    (void)joiner_end_.get();  // given up: it joins again
+    begin_to_join();
+    EXPECT_TRUE(eventually(joined));
+  }
+  stop();
+  EXPECT_EQ(primary_disk_.contents(), joiner_disk_.contents());
 }
 
 // The primary's own disk cannot be read: the sync ends, the backup is told, the guest goes on, and the gate knows the
