@@ -20,6 +20,15 @@ constexpr std::uint64_t kRecordMargin = 128 << 20;
 
 TimePoint now() { return std::chrono::steady_clock::now(); }
 
+// Most states are one piece, which is not copied.
+void append(Bytes& bytes, Bytes piece) {
+  if (bytes.empty()) {
+    bytes = std::move(piece);
+  } else {
+    bytes.insert(bytes.end(), piece.begin(), piece.end());
+  }
+}
+
 protocol::BackupConfig replica_config(const protocol::ReplicaId& self, protocol::Timing timing, std::uint64_t staging_bytes,
                                       protocol::OnDivergence on_divergence) {
   protocol::BackupConfig config;
@@ -207,9 +216,9 @@ void ReplicationSession::take_body(const Message& message, Bytes body) {
     image_->write_blocks(*blocks, body);
   } else if (const auto* sync_pages = std::get_if<protocol::SyncPages>(&message)) {
     image_->write_pages(*sync_pages, body);
-  } else if (std::holds_alternative<protocol::SyncEnd>(message)) {
-    staged_ = {};
-    staged_.state = std::move(body);
+  } else if (std::holds_alternative<protocol::MachineState>(message) || std::holds_alternative<protocol::SyncEnd>(message) ||
+             std::holds_alternative<protocol::EpochClose>(message)) {
+    append(staged_.state, std::move(body));
   } else if (std::holds_alternative<protocol::EpochOpen>(message)) {
     staged_ = {};
   } else if (const auto* pages = std::get_if<protocol::EpochPages>(&message)) {
@@ -222,8 +231,6 @@ void ReplicationSession::take_body(const Message& message, Bytes body) {
     staged_.inputs.insert(staged_.inputs.end(), body.begin(), body.end());
   } else if (std::holds_alternative<protocol::EpochDigest>(message)) {
     staged_.digest.insert(staged_.digest.end(), body.begin(), body.end());
-  } else if (std::holds_alternative<protocol::EpochClose>(message)) {
-    staged_.state = std::move(body);
   }
 }
 

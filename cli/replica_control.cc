@@ -9,7 +9,9 @@ namespace pollux::cli {
 using control::Command;
 
 control::Status PrimaryControl::status() {
-  const primary::PrimaryStatus now = primary_.status();
+  const std::optional<primary::PrimaryStatus> running = primary_.status();
+  if (!running) return {.role = "primary", .state = "starting or ended"};
+  const primary::PrimaryStatus& now = *running;
   control::Status status{.role = "primary",
                          .state = "leading",
                          .vm = to_string(now.vm),

@@ -6,6 +6,10 @@
 
 namespace pollux::control {
 
+namespace {
+const Status kBetweenRoles{.role = "none", .state = "between two roles"};
+}  // namespace
+
 void Desk::set(Controllable* replica) {
   const std::unique_lock lock(mutex_);
   replica_ = replica;
@@ -13,7 +17,10 @@ void Desk::set(Controllable* replica) {
 
 std::string Desk::answer(const Request& request) {
   const std::shared_lock lock(mutex_);
-  if (replica_ == nullptr) return error_answer("this process is between two roles: ask again");
+  if (replica_ == nullptr) {
+    if (request.command == Command::kStatus) return ok_answer("status", to_json(kBetweenRoles));
+    return error_answer("this process is between two roles: ask again");
+  }
   try {
     switch (request.command) {
       case Command::kStatus: return ok_answer("status", to_json(replica_->status()));
@@ -27,7 +34,12 @@ std::string Desk::answer(const Request& request) {
 
 Status Desk::watched() {
   const std::shared_lock lock(mutex_);
-  return replica_ == nullptr ? Status{} : without_progress(replica_->status());
+  return replica_ == nullptr ? kBetweenRoles : without_progress(replica_->status());
+}
+
+bool Desk::between_roles() {
+  const std::shared_lock lock(mutex_);
+  return replica_ == nullptr;
 }
 
 }  // namespace pollux::control

@@ -14,6 +14,7 @@ namespace pollux::control {
 class Controllable {
  public:
   virtual ~Controllable() = default;
+  // At any time, also before the machine runs and after its end.
   [[nodiscard]] virtual Status status() = 0;
   // A JSON object on one line.
   [[nodiscard]] virtual std::string statistics() = 0;
@@ -40,7 +41,9 @@ class Desk {
   // The answer, one line without its newline. Never throws an Error: that is an answer too.
   [[nodiscard]] std::string answer(const Request& request);
   // What a watcher must be told at once when it changes; the rest every second.
+  // Between two roles there is a status, too: whoever watches sees a failover from beginning to end.
   [[nodiscard]] Status watched();
+  [[nodiscard]] bool between_roles();
 
  private:
   void set(Controllable* replica);

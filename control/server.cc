@@ -91,7 +91,9 @@ void Server::serve(Fd socket) {
 void Server::watch(LineSocket& client, const Request& request) {
   for (;;) {
     const Status told = desk_.watched();
-    if (!client.send(desk_.answer(request), kSendTimeout)) return;
+    // Of a replica that is not there yet there are no statistics to be told.
+    const bool nothing = request.command == Command::kStats && desk_.between_roles();
+    if (!nothing && !client.send(desk_.answer(request), kSendTimeout)) return;
     for (auto waited = std::chrono::milliseconds(0); waited < kWatchInterval; waited += kLookInterval) {
       if (client.ended_within(kLookInterval)) return;
       if (desk_.watched() != told) break;

@@ -63,6 +63,12 @@ void EngineMailbox::handover_ended(HandoverOutcome outcome) {
   changed_.notify_all();
 }
 
+void EngineMailbox::set_claiming(bool claiming) {
+  const std::lock_guard lock(mutex_);
+  claiming_ = claiming;
+  changed_.notify_all();
+}
+
 void EngineMailbox::set_undecided(bool undecided) {
   const std::lock_guard lock(mutex_);
   undecided_ = undecided;
@@ -108,6 +114,11 @@ bool EngineMailbox::failed() const {
 bool EngineMailbox::stopping() const {
   const std::lock_guard lock(mutex_);
   return stopping_;
+}
+
+bool EngineMailbox::is_claiming() const {
+  const std::lock_guard lock(mutex_);
+  return claiming_;
 }
 
 bool EngineMailbox::is_undecided() const {

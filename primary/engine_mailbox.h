@@ -58,7 +58,9 @@ class EngineMailbox {
   void unprotected();
   void replicating();  // unprotected no more
   void handover_ended(HandoverOutcome outcome);
-  // A backup is lost or given up, and the arbiter cannot be asked who goes on: nothing is committed meanwhile.
+  // A backup is lost or given up, and the arbiter is being asked who goes on: nothing is committed meanwhile.
+  void set_claiming(bool claiming);
+  // And it could not be asked so far.
   void set_undecided(bool undecided);
   // Told by anyone: the guest is to stand still, or to run again.
   void set_held(bool held);
@@ -72,6 +74,7 @@ class EngineMailbox {
   // Asked by the engine.
   [[nodiscard]] bool stopping() const;
   [[nodiscard]] bool failed() const;
+  [[nodiscard]] bool is_claiming() const;
   [[nodiscard]] bool is_undecided() const;
   [[nodiscard]] bool is_held() const;
   [[nodiscard]] std::optional<protocol::BackupId> requested_handover() const;
@@ -129,6 +132,7 @@ class EngineMailbox {
   std::optional<HandoverOutcome> outcome_;      // of the last one
   std::optional<std::chrono::steady_clock::time_point> handover_since_;
   bool unprotected_ = false;
+  bool claiming_ = false;
   bool undecided_ = false;
   bool held_ = false;
   bool standing_ = false;

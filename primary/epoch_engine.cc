@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -85,13 +86,14 @@ void EpochEngine::sync(std::vector<SyncTarget> backups) {
 // One epoch, or the loss of protection.
 std::optional<MachineExit> EpochEngine::run_protected() {
   if (in_lockstep()) return run_lockstep();
-  if (auto exit = wait(options_.epoch_length)) return exit;
+  if (auto exit = run_epoch()) return exit;
   // Too much is under way: the epoch grows until the oldest is committed.
   while (closed_.value >= mailbox_.committed().value + kMaxEpochsInFlight && !mailbox_.is_unprotected()) {
     const EpochId oldest{closed_.value - kMaxEpochsInFlight + 1};
     if (mailbox_.wait_for_commit(oldest, kPollInterval)) break;
     if (auto exit = wait(0ms)) return exit;
-    if (gate_.is_over_limit()) hold_guest(oldest);
+    // While nobody knows who leads, nothing that the guest does may ever count.
+    if (gate_.is_over_limit() || mailbox_.is_claiming()) hold_guest(oldest);
   }
   if (mailbox_.is_unprotected()) {
     lose_protection();
@@ -103,8 +105,21 @@ std::optional<MachineExit> EpochEngine::run_protected() {
       finish_joiner();
     } else {
       close_epoch();
+      if (gate_.is_over_limit()) hold_guest(closed_);
     }
   }
+  return std::nullopt;
+}
+
+// Lets the guest run for the length of an epoch, or until it has emitted more than may be held: nothing refuses what it
+// writes to a console.
+std::optional<MachineExit> EpochEngine::run_epoch() {
+  const auto end = Clock::now() + options_.epoch_length;
+  std::chrono::milliseconds left = options_.epoch_length;
+  do {
+    if (auto exit = wait(std::min<std::chrono::milliseconds>(left, kPollInterval))) return exit;
+    left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now());
+  } while (left > 0ms && !gate_.is_over_limit());
   return std::nullopt;
 }
 
@@ -195,11 +210,13 @@ bool EpochEngine::commit_all(std::chrono::nanoseconds timeout) {
   return !mailbox_.is_unprotected();
 }
 
-// It emits faster than epochs are committed, even lengthened ones: it stands still until the oldest is.
+// It emits faster than epochs are committed, even lengthened ones, or the arbiter is being asked who leads: it stands still
+// until the oldest is committed.
 void EpochEngine::hold_guest(EpochId oldest) {
   const bool held = machine_.paused();
   pause();
   while (!mailbox_.wait_for_commit(oldest, kPollInterval) && !mailbox_.is_unprotected() && !mailbox_.stopping()) {
+    if (options_.on_turn) options_.on_turn(machine_);
   }
   if (!held) machine_.resume();  // one that is to be held meanwhile is so at the end of an epoch
 }
@@ -233,11 +250,10 @@ std::shared_ptr<const Bytes> EpochEngine::close_epoch(Then then) {
     const std::lock_guard lock(in_flight_mutex_);
     in_flight_.push_back({epoch, paused_at});
   }
-  const protocol::EpochClose close{epoch,         pages_, zero_pages_, disk_operations, held->flushed,
-                                   static_cast<std::uint32_t>(state->size())};
+  const protocol::EpochClose close{epoch, pages_, zero_pages_, disk_operations, held->flushed};
   // Before the close is on its way: its acknowledgement must find the epoch closed.
   replica_.post_quietly(protocol::primary::EpochClosed{epoch, held->flushed});
-  ship_in_epoch(state_parcel(close, state));
+  for (const Parcel& parcel : state_parcels(close, state)) ship_in_epoch(parcel);
   closed_ = epoch;
   statistics_.epoch_closed({epoch, pause_time, dirty.size(), bytes_});
   if (joiner_) joiner_->changed(dirty);

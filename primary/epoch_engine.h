@@ -84,6 +84,7 @@ class EpochEngine {
   std::optional<vmm::MachineExit> run_unprotected();
   std::optional<vmm::MachineExit> run_protected();
   void sync(std::vector<SyncTarget> backups);
+  std::optional<vmm::MachineExit> run_epoch();
   void hold_guest(protocol::EpochId oldest);
   std::optional<vmm::MachineExit> wait(std::chrono::nanoseconds time);
   void pause();    // whether it stands still already or not

@@ -158,7 +158,7 @@ void HoldingGate::release(EpochId epoch) {
   bool room = false;
   {
     const std::lock_guard lock(mutex_);
-    for (auto& held : released) queue_for_images(std::move(held));
+    for (const auto& held : released) queue_for_images(*held);
     room = std::exchange(refused_frame_, false);
   }
   changed_.notify_all();
@@ -173,12 +173,18 @@ void HoldingGate::emit(const HeldEpoch& epoch) {
 }
 
 // With mutex_ held.
-void HoldingGate::queue_for_images(std::shared_ptr<const HeldEpoch> epoch) {
-  POLLUX_ASSERT(held_bytes_ >= epoch->emitted_bytes);
-  held_bytes_ -= epoch->emitted_bytes;
-  if (epoch->disk_operations.empty()) return;
+void HoldingGate::queue_for_images(const HeldEpoch& epoch) {
+  POLLUX_ASSERT(held_bytes_ >= epoch.emitted_bytes);
+  held_bytes_ -= epoch.emitted_bytes;
+  if (epoch.disk_operations.empty()) return;
+  // Without what has left already: that is not counted any more, so it must not wait for a slow disk.
+  auto writes = std::make_shared<HeldEpoch>();
+  writes->epoch = epoch.epoch;
+  writes->disk_operations = epoch.disk_operations;
+  writes->flushed = epoch.flushed;
+  writes->disk_bytes = epoch.disk_bytes;
   ++unwritten_;
-  writer_.write(std::move(epoch));
+  writer_.write(std::move(writes));
 }
 
 void HoldingGate::pass() {
@@ -188,7 +194,7 @@ void HoldingGate::pass() {
   while (mode_ == Mode::kHold) {
     std::deque<std::shared_ptr<const HeldEpoch>> held = std::exchange(sealed_, {});
     held.push_back(std::exchange(running_, std::make_shared<HeldEpoch>()));
-    for (const auto& epoch : held) queue_for_images(epoch);
+    for (const auto& epoch : held) queue_for_images(*epoch);
     changed_.notify_all();
     changed_.wait(lock, [&] { return images_idle() || stop_; });
     if (image_failed_) return;

@@ -94,7 +94,7 @@ class HoldingGate final : public vmm::OutputGate {
                       std::shared_ptr<const Bytes> data);
   [[nodiscard]] bool images_idle() const { return unwritten_ == 0; }
   void emit(const HeldEpoch& epoch);
-  void queue_for_images(std::shared_ptr<const HeldEpoch> epoch);
+  void queue_for_images(const HeldEpoch& epoch);
   void written(const HeldEpoch& epoch);
   void image_failed(const std::string& image);
 

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "primary/epoch_engine.h"
 #include "primary/parcels.h"
+#include "vmm/deterministic/deterministic_devices.h"
 
 namespace pollux::primary {
 
@@ -22,6 +23,7 @@ constexpr auto kPollInterval = 20ms;  // of conditions that the mailbox does not
 constexpr auto kLongestUnsent = 5ms;
 
 static_assert(vmm::kMaxEpochInputsBytes <= protocol::kMaxInputBytesPerEpoch);
+static_assert(vmm::kMaxDeterministicStateBytes <= protocol::kMaxStateBytes);
 
 }  // namespace
 
@@ -162,7 +164,7 @@ void EpochEngine::ship_heal(const HealRequest& request, const std::shared_ptr<co
   const EpochId epoch = closed_.next();
   Shipper& shipper = *backup->shipper;
   shipper.push(message_parcel(protocol::EpochOpen{epoch, protocol::RecordKind::kPages}));
-  protocol::EpochClose close{.epoch = epoch, .flushed = true, .state_bytes = static_cast<std::uint32_t>(state->size())};
+  protocol::EpochClose close{.epoch = epoch, .flushed = true};
   const auto ship = [&](std::unique_ptr<PageChunk> chunk) {
     const auto batch = make_batch(std::move(chunk));
     close.pages += batch->pages;
@@ -185,7 +187,7 @@ void EpochEngine::ship_heal(const HealRequest& request, const std::shared_ptr<co
       shipper.push(parcel);
     }
   }
-  shipper.push(state_parcel(close, state));
+  for (const Parcel& parcel : state_parcels(close, state)) shipper.push(parcel);
   spdlog::warn("backup {}: diverged in epoch {}: healed with {} page(s) at the end of epoch {}",
                to_string(request.backup), request.epoch.value, pages.size(), epoch.value);
 }

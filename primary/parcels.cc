@@ -80,6 +80,15 @@ std::vector<Parcel> pieces(protocol::EpochId epoch, std::shared_ptr<const Bytes>
   return parcels;
 }
 
+template <class End>
+std::vector<Parcel> with_last_piece(End end, std::shared_ptr<const Bytes> state) {
+  POLLUX_ASSERT(!state->empty() && state->size() <= protocol::kMaxStateBytes);
+  std::vector<Parcel> parcels = pieces<protocol::MachineState>(end.epoch, std::move(state));
+  end.state_bytes = std::get<protocol::MachineState>(parcels.back().message).bytes;
+  parcels.back().message = end;
+  return parcels;
+}
+
 }  // namespace
 
 Parcel sync_pages_parcel(std::shared_ptr<const PageBatch> batch) {
@@ -111,9 +120,12 @@ std::vector<Parcel> epoch_digest_parcels(protocol::EpochId epoch, std::shared_pt
 
 Parcel message_parcel(protocol::Message message) { return {std::move(message), {}, nullptr}; }
 
-Parcel state_parcel(protocol::Message message, std::shared_ptr<const Bytes> state) {
-  const ByteView body(*state);
-  return {std::move(message), {body}, std::move(state)};
+std::vector<Parcel> state_parcels(protocol::SyncEnd end, std::shared_ptr<const Bytes> state) {
+  return with_last_piece(end, std::move(state));
+}
+
+std::vector<Parcel> state_parcels(protocol::EpochClose end, std::shared_ptr<const Bytes> state) {
+  return with_last_piece(end, std::move(state));
 }
 
 }  // namespace pollux::primary

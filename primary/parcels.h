@@ -23,6 +23,9 @@ namespace pollux::primary {
 [[nodiscard]] std::vector<Parcel> epoch_digest_parcels(protocol::EpochId epoch, std::shared_ptr<const Bytes> digest);
 
 [[nodiscard]] Parcel message_parcel(protocol::Message message);
-[[nodiscard]] Parcel state_parcel(protocol::Message message, std::shared_ptr<const Bytes> state);
+// The machine's state at the end of `epoch` in pieces, the last of which is the body of `end`, a SyncEnd or EpochClose of that
+// epoch; its `state_bytes` is filled in here.
+[[nodiscard]] std::vector<Parcel> state_parcels(protocol::SyncEnd end, std::shared_ptr<const Bytes> state);
+[[nodiscard]] std::vector<Parcel> state_parcels(protocol::EpochClose end, std::shared_ptr<const Bytes> state);
 
 }  // namespace pollux::primary

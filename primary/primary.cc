@@ -150,6 +150,11 @@ struct Primary::Impl {
     if (driver == nullptr) throw Error("the machine does not run yet, or has ended");
     return function(*driver);
   }
+  // Nothing while there is none.
+  std::optional<ReplicaStatus> replica_status_if_any() {
+    const std::lock_guard lock(mutex);
+    return driver == nullptr ? std::nullopt : std::optional(driver->status());
+  }
   ReplicaStatus replica_status() {
     return with_driver([](const ReplicaDriver& running) { return running.status(); });
   }
@@ -187,14 +192,17 @@ constexpr auto kSwitchoverTimeout = 60s;
 constexpr auto kDialTimeout = 3000ms;
 }  // namespace
 
-PrimaryStatus Primary::status() const {
-  ReplicaStatus replica = impl_->replica_status();
-  PrimaryStatus status{.vm = impl_->vm, .replica = std::move(replica), .protection = {}, .guest = "running"};
+std::optional<PrimaryStatus> Primary::status() const {
+  std::optional<ReplicaStatus> replica = impl_->replica_status_if_any();
+  if (!replica) return std::nullopt;
+  PrimaryStatus status{.vm = impl_->vm, .replica = std::move(*replica), .protection = {}, .guest = "running"};
   status.protection = impl_->statistics.summary().protection;
   if (impl_->mailbox.requested_handover()) {
     status.guest = "handing over";
   } else if (impl_->mailbox.is_held()) {
     status.guest = "paused";
+  } else if (impl_->mailbox.is_claiming()) {
+    status.guest = "waits for the arbiter";
   }
   return status;
 }

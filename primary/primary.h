@@ -74,7 +74,7 @@ struct PrimaryStatus {
   protocol::VmId vm;
   ReplicaStatus replica;
   std::string protection;  // Statistics::set_protection()
-  std::string guest;       // running, paused, handing over
+  std::string guest;       // running, paused, handing over, waits for the arbiter
 };
 
 class Primary {
@@ -97,7 +97,8 @@ class Primary {
   void stop();
   // An operator's orders. Any thread, while run() runs; each returns in bounded time, and throws Error saying why when it
   // was not done.
-  [[nodiscard]] PrimaryStatus status() const;
+  // Nothing before the machine runs and after its end.
+  [[nodiscard]] std::optional<PrimaryStatus> status() const;
   // The guest stands still at the end of an epoch, and everything it emitted is committed as usual; heartbeats, joining and
   // failover go on. A replica that takes over lets it run.
   void pause();

@@ -142,11 +142,12 @@ void ReplicaDriver::run() {
     // A backup is silent only for one who listens: after a stall of our own the time counts afresh.
     const TimePoint turn = now();
     const bool stalled = turn - last_turn > silence_timeout_ / 2;
-    last_turn = turn;
+    last_turn = turn_began_ = turn;
     if (stalled) commits_held_until_ = turn + silence_timeout_ / 2;
     step_posted_events();
     step_links(activity, stalled, turn);
     handle(replica_.step(event::Tick{}, now()));
+    mailbox_.set_claiming(replica_.claiming());
     release_after_stall();
     admit_joiners();
     publish_status();
@@ -312,6 +313,8 @@ void ReplicaDriver::carry_out(const event::Protected& effect) {
 // makes the images durable first.
 void ReplicaDriver::carry_out(const event::Committed& effect) {
   unprotected_ |= effect.durable_first || replica_.unprotected();
+  // A stall may also come between the turn's look at the clock and here.
+  if (now() - turn_began_ > silence_timeout_ / 2) commits_held_until_ = now() + silence_timeout_ / 2;
   if (now() < commits_held_until_) {
     held_commit_ = effect;
     return;

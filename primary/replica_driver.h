@@ -127,6 +127,7 @@ class ReplicaDriver {
   const std::chrono::nanoseconds silence_timeout_;
   // After a stall of this host's own. Its backups may have given it up meanwhile, and an Ack of theirs from before that lies
   // unread beside their goodbye: what it commits waits until whatever they said has been heard.
+  protocol::TimePoint turn_began_{};
   protocol::TimePoint commits_held_until_{};
   std::optional<protocol::primary::Committed> held_commit_;
   std::vector<protocol::PageNumber> diverged_pages_;  // of the Divergence that is being handled

@@ -44,9 +44,9 @@ void SyncSender::send_rest(const std::vector<Gfn>& pages, const std::vector<Bloc
 void SyncSender::send_end(protocol::EpochId epoch, const std::shared_ptr<const Bytes>& state,
                           const std::function<void(BackupId)>& before_end) {
   for (const Target& target : targets_) {
-    const protocol::SyncEnd end{epoch, pages_, zero_pages_, target.disk_extents, static_cast<std::uint32_t>(state->size())};
+    const protocol::SyncEnd end{epoch, pages_, zero_pages_, target.disk_extents};
     before_end(target.to.backup);
-    target.to.shipper->push(state_parcel(end, state));
+    for (const Parcel& parcel : state_parcels(end, state)) target.to.shipper->push(parcel);
   }
 }
 

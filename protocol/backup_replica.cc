@@ -226,6 +226,7 @@ void BackupReplica::on_message(const SyncEnd& message) {
       message.disk_extents != tally_.disk_operations) {
     return violation("the full sync lacks pages or disk blocks");
   }
+  if (tally_.state_epoch && *tally_.state_epoch != message.epoch) return violation("SyncEnd with the state of another epoch");
   state_ = State::kProtecting;
   base_ = message.epoch;
   whole_ = message.epoch;
@@ -283,6 +284,19 @@ void BackupReplica::on_message(const EpochDigest& message) {
   tally_.bytes += kPieceOverhead + message.bytes;
   if (tally_.digest_bytes > kMaxDigestBytesPerEpoch) return violation("the digest of an epoch is too long");
   static_cast<void>(within_record_limit());
+}
+
+void BackupReplica::on_message(const MachineState& message) {
+  if (state_ == State::kSyncing) {
+    if (tally_.state_epoch.value_or(message.epoch) != message.epoch) return violation("a state of two epochs");
+    tally_.state_epoch = message.epoch;
+  } else if (!in_record(message.epoch, RecordKind::kPages, "MachineState")) {
+    return;
+  }
+  tally_.state_bytes += message.bytes;
+  tally_.bytes += kPieceOverhead + message.bytes;
+  if (tally_.state_bytes > kMaxStateBytes) return violation("the state of the machine is too long");
+  if (open_) static_cast<void>(within_record_limit());
 }
 
 void BackupReplica::on_message(const EpochClose& message) {

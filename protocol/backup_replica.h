@@ -240,6 +240,8 @@ class BackupReplica {
     std::uint64_t disk_operations = 0;
     std::uint64_t input_bytes = 0;
     std::uint64_t digest_bytes = 0;
+    std::uint64_t state_bytes = 0;  // in pieces so far
+    std::optional<EpochId> state_epoch;
     std::uint64_t bytes = 0;  // of memory
   };
   struct OpenRecord {
@@ -284,6 +286,7 @@ class BackupReplica {
   void on_message(const EpochDiskWrites& message);
   void on_message(const EpochInputs& message);
   void on_message(const EpochDigest& message);
+  void on_message(const MachineState& message);
   void on_message(const EpochClose& message);
   void on_message(const NewTerm& message);
   void on_message(const Heartbeat& message);

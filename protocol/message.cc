@@ -125,6 +125,7 @@ std::size_t check_piece(const Piece& piece) {
 }
 std::size_t check(const EpochInputs& inputs) { return check_piece(inputs); }
 std::size_t check(const EpochDigest& digest) { return check_piece(digest); }
+std::size_t check(const MachineState& state) { return check_piece(state); }
 
 std::size_t check(const EpochPages& pages) {
   check_epoch(pages.epoch);
@@ -287,6 +288,7 @@ void write_piece(schema::EpochPiece::Builder out, const Piece& piece) {
 
 void write(schema::Message::Builder root, const EpochInputs& inputs) { write_piece(root.initEpochInputs(), inputs); }
 void write(schema::Message::Builder root, const EpochDigest& digest) { write_piece(root.initEpochDigest(), digest); }
+void write(schema::Message::Builder root, const MachineState& state) { write_piece(root.initMachineState(), state); }
 
 void write(schema::Message::Builder root, const EpochPages& pages) {
   auto out = root.initEpochPages();
@@ -464,6 +466,7 @@ Message read(schema::Message::Reader root) {
     case schema::Message::GOODBYE: return read(root.getGoodbye());
     case schema::Message::EPOCH_INPUTS: return read_piece<EpochInputs>(root.getEpochInputs());
     case schema::Message::EPOCH_DIGEST: return read_piece<EpochDigest>(root.getEpochDigest());
+    case schema::Message::MACHINE_STATE: return read_piece<MachineState>(root.getMachineState());
     case schema::Message::EXECUTED: return Executed{{root.getExecuted()}};
     case schema::Message::DIVERGENCE: return read(root.getDivergence());
     case schema::Message::HAND_OVER: return HandOver{{root.getHandOver()}};
@@ -527,6 +530,7 @@ std::size_t body_length(const Message& message) {
                                [](const EpochClose& m) -> std::size_t { return m.state_bytes; },
                                [](const EpochInputs& m) -> std::size_t { return m.bytes; },
                                [](const EpochDigest& m) -> std::size_t { return m.bytes; },
+                               [](const MachineState& m) -> std::size_t { return m.bytes; },
                                [](const Divergence& m) -> std::size_t { return m.pages * kPageNumberBytes; },
                                [](const auto&) -> std::size_t { return 0; }},
                     message);

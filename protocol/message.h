@@ -20,7 +20,7 @@
 
 namespace pollux::protocol {
 
-inline constexpr std::uint32_t kProtocolVersion = 3;
+inline constexpr std::uint32_t kProtocolVersion = 4;
 
 // Bounds of one message. decode() holds the peer to them, encode() asserts them.
 inline constexpr std::size_t kMaxHeaderBytes = 64 << 10;
@@ -37,6 +37,7 @@ inline constexpr std::uint64_t kMaxDiskBytes = 1ULL << 50;
 inline constexpr std::uint64_t kDiskSector = 512;  // unit of every disk offset and length
 inline constexpr std::size_t kMaxMachineConfigBytes = 16 << 10;
 inline constexpr std::size_t kMaxTextBytes = 1024;
+inline constexpr std::uint64_t kMaxStateBytes = 96 << 20;  // of a machine, in pieces of kMaxBodyBytes
 // Of one epoch's record in lockstep: what it took from outside, and what proves that both executed it alike.
 inline constexpr std::uint64_t kMaxInputBytesPerEpoch = 16 << 20;
 inline constexpr std::uint64_t kMaxDigestBytesPerEpoch = 32 << 20;
@@ -138,8 +139,16 @@ struct SyncMark {
   bool operator==(const SyncMark&) const = default;
 };
 
+// Body: a piece of the machine's state at the end of `epoch`, in the VMM's own encoding: opaque here. Pieces are in order; the
+// last one is the body of the SyncEnd or EpochClose that they belong to.
+struct MachineState {
+  EpochId epoch;
+  std::uint32_t bytes = 0;  // 1..kMaxBodyBytes
+  bool operator==(const MachineState&) const = default;
+};
+
 // The full sync is complete: with this state the image is the machine at the end of `epoch` (0 at the start
-// of a machine's protection). Body: the machine state. Counts are of everything sent since Welcome, for a
+// of a machine's protection). Body: the machine state, or its last piece. Counts are of everything sent since Welcome, for a
 // cross-check.
 struct SyncEnd {
   EpochId epoch;
@@ -156,7 +165,7 @@ enum class RecordKind : std::uint16_t {
   kInputs = 1,  // by executing it with the inputs in the record
 };
 
-// The record of one epoch: EpochOpen; of kPages any number of EpochPages and EpochDiskWrites, of kInputs at least one
+// The record of one epoch: EpochOpen; of kPages any number of EpochPages, EpochDiskWrites and MachineState, of kInputs at least one
 // EpochInputs and one EpochDigest; EpochClose.
 struct EpochOpen {
   EpochId epoch;
@@ -207,7 +216,7 @@ struct EpochDigest {
   bool operator==(const EpochDigest&) const = default;
 };
 
-// Body: the machine state at the end of the epoch, of a record of pages. Counts are of the whole record.
+// Body: the machine state at the end of the epoch, or its last piece, of a record of pages. Counts are of the whole record.
 struct EpochClose {
   EpochId epoch;
   std::uint64_t pages = 0;  // with data
@@ -278,7 +287,7 @@ struct Goodbye {
 using Message =
     std::variant<Hello, Welcome, Refuse, DiskDigestRequest, DiskDigests, DiskBlocks, SyncPages, SyncMark,
                  SyncEnd, EpochOpen, EpochPages, EpochDiskWrites, EpochClose, NewTerm, Ack, Heartbeat, Goodbye,
-                 HandOver, EpochInputs, EpochDigest, Executed, Divergence>;
+                 HandOver, EpochInputs, EpochDigest, Executed, Divergence, MachineState>;
 
 // The length of the body that belongs to this header, in bytes.
 [[nodiscard]] std::size_t body_length(const Message& message);

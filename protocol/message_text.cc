@@ -38,6 +38,7 @@ std::string text(const EpochOpen& m) {
   return fmt::format("{}{}", m.epoch.value, m.kind == RecordKind::kInputs ? ", inputs" : "");
 }
 std::string text(const EpochInputs& m) { return fmt::format("{}, bytes {}", m.epoch.value, m.bytes); }
+std::string text(const MachineState& m) { return fmt::format("{}, bytes {}", m.epoch.value, m.bytes); }
 std::string text(const EpochDigest& m) { return fmt::format("{}, bytes {}", m.epoch.value, m.bytes); }
 std::string text(const EpochPages& m) { return fmt::format("{}, {}", m.epoch.value, pages_text(m.runs)); }
 std::string text(const EpochDiskWrites& m) {
@@ -71,7 +72,8 @@ std::string_view name_of(const Message& message) {
       "Hello",           "Welcome",    "Refuse",   "DiskDigestRequest", "DiskDigests",
       "DiskBlocks",      "SyncPages",  "SyncMark", "SyncEnd",          "EpochOpen",   "EpochPages",
       "EpochDiskWrites", "EpochClose", "NewTerm",  "Ack",              "Heartbeat",   "Goodbye",
-      "HandOver",        "EpochInputs", "EpochDigest", "Executed",       "Divergence"};
+      "HandOver",        "EpochInputs", "EpochDigest", "Executed",       "Divergence",
+      "MachineState"};
   static_assert(std::size(kNames) == std::variant_size_v<Message>);
   return kNames[message.index()];
 }

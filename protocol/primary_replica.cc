@@ -279,6 +279,21 @@ void PrimaryReplica::on_message(BackupId from, const Welcome& message) {
   start_sync_when_decided();
 }
 
+// The other side leads a machine, and greets whoever connects as one that may join it. A primary that was started to be
+// protected by it is a stale one, on a host that was lost, say: the other's image is the newer one.
+void PrimaryReplica::on_message(BackupId from, const Hello&) {
+  const std::string what = fmt::format("backup {} leads a machine itself", from.value);
+  if (backup(from).state != BackupState::kGreeting || ever_required_ || from.value >= config_.backups) return lose(from, what);
+  for (auto& [id, backup] : backups_) {
+    if (backup.state == BackupState::kDropped) continue;
+    if (backup.hears) effects_.emplace_back(Send{id, Goodbye{GoodbyeReason::kDropped, what}});
+    backup.state = BackupState::kDropped;
+    effects_.emplace_back(DropBackup{id, what});
+  }
+  mode_ = Mode::kFenced;
+  effects_.emplace_back(Fenced{what + ": this host can be its backup, with --join"});
+}
+
 void PrimaryReplica::on_message(BackupId from, const Refuse& message) {
   if (backup(from).state != BackupState::kGreeting) return violation(from, "Refuse out of place");
   drop(from, "refused: " + message.reason);

@@ -319,6 +319,7 @@ class PrimaryReplica {
   void on(const primary::HandOverTo& event);
   void on(const primary::Stop& event);
   void on(const primary::Tick& event);
+  void on_message(BackupId from, const Hello& message);
   void on_message(BackupId from, const Welcome& message);
   void on_message(BackupId from, const Refuse& message);
   void on_message(BackupId from, const DiskDigests& message);

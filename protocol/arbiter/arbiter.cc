@@ -4,7 +4,6 @@
 #include <spdlog/spdlog.h>
 
 #include <future>
-#include <mutex>
 #include <thread>
 
 #include "protocol/arbiter/bounded_arbiter.h"
@@ -17,17 +16,10 @@ namespace {
 // No arbiter: for experiments, and for whoever fences the other host by other means.
 class NoArbiter final : public Arbiter {
  public:
-  [[nodiscard]] Verdict claim(const TermClaim&) override {
-    std::call_once(warned_, [] {
-      spdlog::warn("no arbiter: when the link fails while both hosts live, there can be two primaries");
-    });
-    return Verdict::kWon;
-  }
+  NoArbiter() { spdlog::warn("no arbiter: when the link fails while both hosts live, there can be two primaries"); }
+  [[nodiscard]] Verdict claim(const TermClaim&) override { return Verdict::kWon; }
   [[nodiscard]] std::string last_reason() const override { return {}; }
   [[nodiscard]] std::string name() const override { return "none"; }
-
- private:
-  std::once_flag warned_;
 };
 
 // Opening may hang as every later call may; then the thread is left, as in BoundedArbiter.

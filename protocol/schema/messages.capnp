@@ -28,6 +28,7 @@ struct Message {
     epochDigest @19 :EpochPiece;
     executed @20 :UInt64;
     divergence @21 :Divergence;
+    machineState @22 :EpochPiece;
   }
 }
 

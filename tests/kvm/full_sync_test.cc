@@ -135,6 +135,8 @@ class FullSyncTest : public ::testing::Test {
     primary_end_ = std::async(std::launch::async, [this] {
       return primary_->run(*primary_key_, *primary_disk_.backends, [this](vmm::OutputGate& output) {
         auto machine = boot(*primary_disk_.backends, input_, output);
+        if (cycled_pages_ > 0) PageWriter(machine->memory()).request(guests::WriterMode::kCycle, cycled_pages_);
+        memory_ = &machine->memory();
         gate_ = &output;
         return machine;
       });
@@ -153,7 +155,7 @@ class FullSyncTest : public ::testing::Test {
   // Returns when it can take over, too.
   void join() {
     begin_to_join();
-    ASSERT_TRUE(eventually([this] { return primary_->statistics().summary().backups == 2; }));
+    ASSERT_TRUE(eventually([this] { return primary_->statistics().summary().backups == 2; }, 120s));
   }
   // An orderly end of all.
   void stop() {
@@ -175,6 +177,7 @@ class FullSyncTest : public ::testing::Test {
   }
 
   std::chrono::milliseconds epoch_length_ = 5ms;
+  std::uint64_t cycled_pages_ = 0;  // that the guest writes over and over
   protocol::Claim claim_;
   TemporaryFolder folder_;
   HostDisk primary_disk_{folder_, "primary"};
@@ -188,6 +191,7 @@ class FullSyncTest : public ::testing::Test {
   std::unique_ptr<backup::Backup> joiner_;
   std::unique_ptr<primary::Primary> primary_;
   std::atomic<vmm::OutputGate*> gate_ = nullptr;  // while the primary runs
+  vmm::GuestMemory* memory_ = nullptr;            // the same
   std::future<backup::BackupEnd> backup_end_;
   std::future<backup::BackupEnd> joiner_end_;
   std::future<vmm::MachineExit> primary_end_;
@@ -300,6 +304,33 @@ TEST_F(FullSyncTest, ADiskWrittenWhileTheOnlyBackupIsLostAndAnotherJoinsIsTheSam
   }
   stop();
   EXPECT_EQ(primary_disk_.contents(), joiner_disk_.contents());
+}
+
+// What it did meanwhile could only be thrown away, if the other side has the term.
+TEST_F(FullSyncTest, TheGuestStandsStillWhileTheArbiterCannotBeAsked) {
+  cycled_pages_ = 10;
+  std::atomic<unsigned> asked = 0;
+  std::atomic<bool> answers = false;
+  claim_ = [&](const protocol::TermClaim& claim) {
+    if (claim.term.value == 1 || answers) return protocol::Verdict::kWon;
+    ++asked;
+    return protocol::Verdict::kUnreachable;
+  };
+  protect();
+  const PageWriter writer(*memory_);
+  backup_->stop();
+  const auto writes_while_it_is_asked_twice = [&] {
+    const std::uint64_t rounds = writer.rounds();
+    EXPECT_TRUE(eventually([&, before = asked.load()] { return asked >= before + 2; }));
+    return writer.rounds() != rounds;
+  };
+  EXPECT_TRUE(eventually([&] { return !writes_while_it_is_asked_twice(); }));
+  EXPECT_FALSE(writes_while_it_is_asked_twice());
+  const auto status = primary_->status();
+  ASSERT_TRUE(status.has_value());
+  EXPECT_EQ(status->guest, "waits for the arbiter");
+  answers = true;
+  EXPECT_TRUE(eventually([&, rounds = writer.rounds()] { return writer.rounds() > rounds; }));
 }
 
 // The primary's own disk cannot be read: the sync ends, the backup is told, the guest goes on, and the gate knows the

@@ -318,7 +318,7 @@ TEST_F(Reprotection, AThirdHostTakesOverFromAPrimaryThatDiesAsItsClaimIsDecided)
   ASSERT_TRUE(leader->wait_for("backups 2"));
   second->kill();
   ASSERT_TRUE(third->wait_for("promoted"));
-  EXPECT_TRUE(leader->has_ended());
+  EXPECT_TRUE(eventually([&] { return leader->has_ended(); }));
   expect_undisturbed_end(*third, kPages);
   EXPECT_EQ(terms_claimed(), 3);
 }

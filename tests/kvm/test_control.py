@@ -61,7 +61,7 @@ class Control(Processes):
         self.wait_for_status("b", lambda s: (s["role"], s["state"], s["guest"]) == ("backup", "joining", "passive"))
         primary = self.start("a.log", "primary", *self.host_words("a"), "--kernel", GUEST, "--memory", "64M",
                              "--console", "none", *self.control("a"))
-        leading = self.wait_for_status("a", lambda s: s["protection"] == "protected" and s["committed"] > 0)
+        leading = self.wait_for_status("a", lambda s: s.get("protection") == "protected" and s["committed"] > 0)
         self.assertEqual((leading["role"], leading["term"], leading["guest"]), ("primary", 1, "running"))
         self.assertEqual([one["id"] for one in leading["backups"]], [0])
         following = self.wait_for_status("b", lambda s: s["state"] == "protecting" and s["committed"] > 0)
@@ -70,7 +70,7 @@ class Control(Processes):
         self.assertRegex(self.ctl("a", "stats"), r"epoch_pause_us_p50 +\d+")
         self.assertIn("is for the primary", self.ctl("b", "pause", code=1))
         primary.kill()
-        promoted = self.wait_for_status("b", lambda s: s["role"] == "primary")
+        promoted = self.wait_for_status("b", lambda s: s["state"] == "leading")
         self.assertEqual((promoted["vm"], promoted["term"], promoted["protection"]), (leading["vm"], 2, "unprotected"))
         self.assertEqual(promoted["backups"], [])
         self.assertIn("ends", self.ctl("b", "stop"))
@@ -103,15 +103,15 @@ class Control(Processes):
         self.ctl("a", "pause")
         self.a.kill()
         self.wait_for("b.log", "runs unprotected now")
-        self.assertEqual(self.wait_for_status("b", lambda s: s["role"] == "primary")["guest"], "running")
+        self.assertEqual(self.wait_for_status("b", lambda s: s["state"] == "leading")["guest"], "running")
 
     def test_a_backup_joins_a_machine_that_is_held(self):
         self.start_pair()
         self.b.kill()
-        self.wait_for_status("a", lambda s: s["protection"] == "unprotected")
+        self.wait_for_status("a", lambda s: s.get("protection") == "unprotected")
         self.ctl("a", "pause")
         self.join("again", "b")
-        held = self.wait_for_status("a", lambda s: s["protection"] == "protected")
+        held = self.wait_for_status("a", lambda s: s.get("protection") == "protected")
         self.assertEqual(held["guest"], "paused")
         self.ctl("a", "resume")
         self.wait_for_status("a", lambda s: s["committed"] > held["committed"])
@@ -123,13 +123,13 @@ class Control(Processes):
         self.wait_for("b.log", "given up by the operator")
         self.assertEqual(self.b.wait(30), 1)  # told to end, not fenced: it does not rejoin
         self.assertEqual(self.claims(), [1, 2])
-        self.wait_for_status("a", lambda s: s["protection"] == "unprotected")
+        self.wait_for_status("a", lambda s: s.get("protection") == "unprotected")
         self.assertIn("pollux: ", self.ctl("a", "add-backup", "127.0.0.1:1", code=1))
         waiting = self.start("waiting", "backup", *self.host_words("b"), *self.control("b"))
         self.wait_for("waiting", "listening on")
         self.assertEqual(self.status("b")["state"], "waiting")
         self.assertIn("backup 1", self.ctl("a", "add-backup", f"127.0.0.1:{self.ports['b']}"))
-        self.wait_for_status("a", lambda s: s["protection"] == "protected" and s["backups"][0]["state"] == "protecting")
+        self.wait_for_status("a", lambda s: s.get("protection") == "protected" and s["backups"][0]["state"] == "protecting")
         # One more, beside it.
         other = self.start("other", "backup", "--listen", "127.0.0.1:0", "--key", str(self.folder / "b"), "--peer-key",
                            str(self.folder / "a.pub"), "--arbiter", self.arbiter)
@@ -156,7 +156,7 @@ class Control(Processes):
             self.wait_for_status(leader, lambda s: s["backups"] and s["backups"][0]["state"] == "protecting")
             self.assertIn("leads the machine now", self.ctl(leader, "switchover"))
             term += 1
-            led = self.wait_for_status(follower, lambda s: s["role"] == "primary")
+            led = self.wait_for_status(follower, lambda s: s["state"] == "leading")
             self.assertEqual((led["term"], led["vm"]), (term, vm))
             hosts.reverse()
         self.assertEqual(self.claims(), list(range(1, term + 1)))
@@ -186,7 +186,7 @@ class Control(Processes):
         self.assertIn("backup 1", self.ctl("a", "switchover", "--to", "1"))
         self.wait_for("b.log", "fenced: backup 1 leads the machine now")
         # The two that follow: one protects it, and the other waits its turn.
-        self.wait_for_status("c", lambda s: s["role"] == "primary" and s["protection"] == "protected")
+        self.wait_for_status("c", lambda s: s["state"] == "leading" and s.get("protection") == "protected")
         self.wait_for("c.log", "turned away")
         self.assertEqual(sorted(self.status(host)["state"] in ("protecting", "syncing") for host in "ab"), [False, True])
         self.assertEqual(self.claims(), [1, 2])
@@ -205,8 +205,24 @@ class Control(Processes):
         self.b.send_signal(signal.SIGSTOP)  # not even its acknowledgement comes
         self.assertIn("pollux: ", self.ctl("a", "switchover", code=1))
         self.b.kill()
-        self.wait_for_status("a", lambda s: s["protection"] == "unprotected" and s["guest"] == "running")
+        self.wait_for_status("a", lambda s: s.get("protection") == "unprotected" and s["guest"] == "running")
         self.assertIsNone(self.a.poll())
+
+    def test_a_lost_primary_that_is_started_as_before_does_not_lead_beside_the_one_that_took_over(self):
+        self.ports = dict(zip("ab", free_ports(2)))
+        self.arbiter = self.file_arbiter()
+        b = self.start("b.log", "backup", *self.host_words("b"), *self.control("b"))
+        words = "primary", *self.host_words("a"), "--kernel", GUEST, "--memory", "64M", "--console", "none", "--backup", \
+            f"127.0.0.1:{self.ports['b']}"
+        a = self.start("a.log", *words)
+        self.wait_for("a.log", "protecting")
+        a.kill()
+        self.wait_for("b.log", "runs unprotected now")
+        again = self.start("again.log", *words)
+        self.assertEqual(again.wait(30), 1)
+        self.assertIn("leads a machine itself", (self.folder / "again.log").read_text())
+        self.assertEqual(self.status("b")["guest"], "running")
+        self.assertIsNone(b.poll())
 
     def test_a_fenced_primary_rejoins_with_its_stale_state_replaced(self):
         self.ports = dict(zip("ab", free_ports(2)))
@@ -229,7 +245,7 @@ class Control(Processes):
         self.wait_for_status("a", lambda s: (s["role"], s["state"], s["term"]) == ("backup", "protecting", 2))
         self.assertEqual(disks["a"].read_bytes(), content)
         self.ctl("b", "switchover")
-        self.wait_for_status("a", lambda s: s["role"] == "primary" and s["term"] == 3)
+        self.wait_for_status("a", lambda s: s["state"] == "leading" and s["term"] == 3)
 
     def test_a_fenced_primary_that_is_started_again_joins(self):
         self.start_pair()

@@ -264,7 +264,6 @@ void DeterministicDevices::restore(schema::DeterministicState::Reader state) {
   for (unsigned i = 0; i < disks_.size(); ++i) disks_[i]->restore_results(devices[i].getResults());
   for (unsigned i = 0; i < nics_.size(); ++i) {
     const auto waiting = devices[static_cast<unsigned>(disks_.size()) + i].getWaiting();
-    if (waiting.size() > VirtioNet::kMaxWaitingFrames) throw Error("restore NIC: too many frames");
     std::deque<Bytes> frames;
     for (const auto frame : waiting) {
       if (frame.size() > kMaxFrame) throw Error("restore NIC: frame too long");

@@ -61,6 +61,11 @@ class DiskExecutor final : public BlockExecutor {
   std::unique_ptr<EventLoop> loop_;
 };
 
+// A saved machine: what its devices hold of the host's memory, at most, and everything else.
+inline constexpr std::size_t kMaxDeterministicStateBytes =
+    kMaxDisks * (VirtioBlock::kMaxOutstandingBytes + VirtioBlock::kMaxRequestBytes) +
+    kMaxNics * VirtioNet::kMaxWaitingBytes + (std::size_t{1} << 20);
+
 // Used on the machine's thread only.
 class DeterministicDevices {
  public:

@@ -40,7 +40,7 @@ class OutputGate {
   // Called (from any thread) when transmit() may succeed again after having returned false. Set before start.
   virtual void on_room(std::function<void()> callback) = 0;
 
-  // Console bytes. Never refuses, never blocks: the rate is bounded by the guest's exits.
+  // Console bytes. Never refuses, never blocks: a gate that keeps them tells whoever runs the guest, who lets it stand still.
   virtual void console(ConsoleIndex console, ByteView bytes) = 0;
 
   // Disk operations: byte offsets and lengths, multiples of 512, within the disk (the device checked). They may

@@ -154,8 +154,11 @@ class ControlSocket : public ::testing::Test {
 
 TEST_F(ControlSocket, AnswersWhatTheReplicaSays) {
   const Server server(path_, desk_);
-  EXPECT_EQ(ask_once({.command = Command::kStatus}),
+  EXPECT_EQ(ask_once({.command = Command::kStats}),
             R"({"ok":false,"error":"this process is between two roles: ask again"})");
+  const Answer nobody = parse_answer(ask_once({.command = Command::kStatus}));
+  EXPECT_TRUE(nobody.ok);
+  EXPECT_NE(nobody.value.find("between two roles"), std::string::npos) << nobody.value;
   const Desk::Use use(desk_, replica_);
   EXPECT_EQ(ask_once({.command = Command::kStats}), R"({"ok":true,"stats":{"epochs":7}})");
   EXPECT_EQ(ask_once({.command = Command::kPause}), R"({"ok":true,"done":"paused"})");
@@ -260,6 +263,24 @@ TEST_F(ControlSocket, AWatcherIsToldOfAChangeAndLeavesWhenItWants) {
   });
   EXPECT_NE(told.front().find("running"), std::string::npos);
   EXPECT_NE(told.back().find("paused"), std::string::npos);
+}
+
+// As at a failover: a backup, for a moment nobody, then a primary.
+TEST_F(ControlSocket, AWatcherStaysFromOneRoleToTheNext) {
+  const Server server(path_, desk_);
+  std::optional<Desk::Use> use;
+  std::vector<std::string> told;
+  ask(path_, {.command = Command::kStatus, .watch = true}, [&](const std::string& line) {
+    told.push_back(line);
+    EXPECT_TRUE(parse_answer(line).ok) << line;
+    if (told.size() == 1) use.emplace(desk_, replica_);
+    if (told.size() == 2) use.reset();
+    return told.size() < 3;
+  });
+  ASSERT_EQ(told.size(), 3u);
+  EXPECT_NE(told[0].find("between two roles"), std::string::npos);
+  EXPECT_NE(told[1].find("running"), std::string::npos);
+  EXPECT_NE(told[2].find("between two roles"), std::string::npos);
 }
 
 TEST_F(ControlSocket, TheEndWaitsForTheAnswerUnderWay) {

@@ -202,6 +202,23 @@ TEST_F(BackupScript, BytesOfAnUnfinishedMessageCountAsLife) {
   EXPECT_EQ(step(Tick{}), (Lines{"Send(Heartbeat(1))"}));
 }
 
+// A state that does not fit one message.
+TEST_F(BackupScript, AStateComesInPiecesWhereItBelongs) {
+  begin_sync();
+  EXPECT_EQ(receive(MachineState{{7}, 64}), Lines{});
+  EXPECT_EQ(receive(SyncEnd{{8}}), violation("SyncEnd with the state of another epoch"));
+  protect();
+  EXPECT_EQ(receive(MachineState{{1}, 64}), violation("MachineState(1) outside its record"));
+}
+
+TEST_F(BackupScript, AStateInPiecesHasItsBound) {
+  begin_sync();
+  for (std::uint64_t bytes = 0; bytes < kMaxStateBytes; bytes += kMaxBodyBytes) {
+    EXPECT_EQ(receive(MachineState{{1}, kMaxBodyBytes}), Lines{});
+  }
+  EXPECT_EQ(receive(MachineState{{1}, 1}), violation("the state of the machine is too long"));
+}
+
 TEST_F(BackupScript, ALossDuringTheSyncEnds) {
   begin_sync();
   receive(SyncPages{{{{16}, 2, false}}});

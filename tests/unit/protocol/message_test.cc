@@ -47,6 +47,7 @@ std::vector<Message> samples() {
       EpochDigest{{2}, 72},
       Executed{{1}},
       Divergence{{2}, 3, false},
+      MachineState{{3}, 1000},
   };
 }
 

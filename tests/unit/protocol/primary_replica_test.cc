@@ -101,9 +101,31 @@ TEST_F(PrimaryScript, ARefusalNamesItsReason) {
 TEST_F(PrimaryScript, AnotherVersionIsRefused) {
   start(1);
   step(LinkUp{{0}});
-  EXPECT_EQ(receive(0, Welcome{4, {4}, {}}),
-            (Lines{"Send(0, Goodbye(dropped: speaks protocol version 4, not 3))",
-                   "DropBackup(0, speaks protocol version 4, not 3)", "Unprotected"}));
+  EXPECT_EQ(receive(0, Welcome{5, {4}, {}}),
+            (Lines{"Send(0, Goodbye(dropped: speaks protocol version 5, not 4))",
+                   "DropBackup(0, speaks protocol version 5, not 4)", "Unprotected"}));
+}
+
+// A host that was lost is started as it was the first time; the other took over meanwhile.
+TEST_F(PrimaryScript, AStalePrimaryWhoseBackupLeadsIsFenced) {
+  start(2);
+  step(LinkUp{{0}});
+  step(LinkUp{{1}});
+  welcome(1);
+  EXPECT_EQ(receive(0, Hello{}),
+            (Lines{"Send(0, Goodbye(dropped: backup 0 leads a machine itself))", "DropBackup(0, backup 0 leads a machine itself)",
+                   "Send(1, Goodbye(dropped: backup 0 leads a machine itself))", "DropBackup(1, backup 0 leads a machine itself)",
+                   "Fenced(backup 0 leads a machine itself: this host can be its backup, with --join)"}));
+  EXPECT_EQ(step(EpochClosed{{1}, false}), Lines{});
+}
+
+// One that an operator names while the machine runs is only turned away.
+TEST_F(PrimaryScript, AJoinerThatLeadsItselfIsDropped) {
+  protect(1);
+  step(BackupJoined{{1}});
+  step(LinkUp{{1}});
+  EXPECT_EQ(receive(1, Hello{}), (Lines{"Send(1, Goodbye(dropped: backup 1 leads a machine itself))",
+                                        "DropBackup(1, backup 1 leads a machine itself)"}));
 }
 
 TEST_F(PrimaryScript, NothingIsCommittedWhileNobodyIsSynced) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "primary/parcels.h"
 #include "tests/support/controlled_image.h"
 #include "tests/support/temporary_folder.h"
 
@@ -197,9 +198,9 @@ class ReplicationSessionTest : public ::testing::Test {
                              {{0, 65536, false}, {65536, 65536, true}, {131072, kDiskBytes - 131072, false}}},
         body);
   }
-  void end_sync() {
-    now_.state = pattern(1000, 3);
-    send(protocol::SyncEnd{{0}, kPages - 2, 2, 3, 1000}, now_.state);
+  void end_sync(std::size_t state_bytes = 1000) {
+    now_.state = pattern(state_bytes, 3);
+    send_state(protocol::SyncEnd{{0}, kPages - 2, 2, 3});
     history_ = {now_};
   }
   // Up to the acknowledgement of the full sync: protected.
@@ -246,10 +247,16 @@ class ReplicationSessionTest : public ::testing::Test {
     send(protocol::EpochDiskWrites{tally_.epoch, {operation}}, data);
     ++tally_.disk_operations;
   }
-  void close() {
-    now_.state = pattern(2000, static_cast<unsigned>(history_.size()));
-    tally_.state_bytes = 2000;
-    send(tally_, now_.state);
+  // As a primary does: a long one in pieces.
+  template <class End>
+  void send_state(const End& end) {
+    for (const primary::Parcel& parcel : primary::state_parcels(end, std::make_shared<const Bytes>(now_.state))) {
+      send(parcel.message, Bytes(parcel.body.front().begin(), parcel.body.front().end()));
+    }
+  }
+  void close(std::size_t state_bytes = 2000) {
+    now_.state = pattern(state_bytes, static_cast<unsigned>(history_.size()));
+    send_state(tally_);
     history_.push_back(now_);
   }
   // A whole small record: a page and a sector, different in each epoch.
@@ -499,6 +506,20 @@ TEST_F(ReplicationSessionTest, AHostThatCannotRunTheMachineSaysSoWhileThePrimary
   end_sync();
   expect_goodbye("this host lacks a feature");
   expect_failed("this host lacks a feature");
+}
+
+// Frames that wait and reads not yet delivered make a state longer than a message.
+TEST_F(ReplicationSessionTest, AStateOfManyPiecesArrivesWhole) {
+  greet();
+  sync_memory();
+  sync_disk();
+  end_sync(3 * protocol::kMaxBodyBytes + 5);
+  expect_ack(0);
+  open();
+  close(2 * protocol::kMaxBodyBytes);
+  expect_ack(1);
+  lose_primary();
+  expect_promoted_to(1);
 }
 
 TEST_F(ReplicationSessionTest, ASilentPrimaryIsLost) {

@@ -125,7 +125,8 @@ bool VirtioBlock::serve(QueueIndex) {
   } const done{serving_};
   complete_delivered();
   for (unsigned i = 0; i < kRequestsPerServe; ++i) {
-    if (!transport().live(kQueue) || outstanding_.size() >= kMaxOutstanding) return false;
+    const bool full = outstanding_.size() >= kMaxOutstanding || held_bytes_ >= kMaxOutstandingBytes;
+    if (!transport().live(kQueue) || full) return false;
     const auto chain = next_request();
     if (!chain) return false;
     serve_request(*chain);
@@ -165,7 +166,9 @@ void VirtioBlock::serve_request(const Chain& chain) {
 void VirtioBlock::defer(const Chain& chain, Request request) {
   auto job = std::make_shared<Job>();
   job->request = std::move(request);
-  outstanding_.push_back({chain.head, job});
+  const auto held_bytes = static_cast<std::uint32_t>(job->request.data.size());
+  outstanding_.push_back({.head = chain.head, .job = job, .held_bytes = held_bytes});
+  held_bytes_ += held_bytes;
   submit(std::move(job));
 }
 
@@ -198,6 +201,7 @@ VirtioBlock::Completed VirtioBlock::complete(const BlockCompletion& completion) 
     if (found == outstanding_.end()) return;
     POLLUX_ASSERT(found->job->performed.load(std::memory_order_acquire));
     result = status == Status::kOk && found->job->status != Status::kOk ? Completed::kFailedHere : Completed::kYes;
+    held_bytes_ -= found->held_bytes;
     delivered_.push_back({found->head, std::move(found->job), status});
     outstanding_.erase(found);
   });
@@ -355,6 +359,7 @@ void VirtioBlock::reset() {
   in_gate_.reset();
   reissue_.clear();
   outstanding_.clear();
+  held_bytes_ = 0;
   delivered_.clear();
 }
 
@@ -380,7 +385,7 @@ void VirtioBlock::restore(schema::VirtioDeviceState::Function::Reader state) {
     if (executor_ == nullptr) {
       reissue_.push_back(head);
     } else {
-      outstanding_.push_back({head, std::make_shared<Job>()});
+      outstanding_.push_back({.head = head, .job = std::make_shared<Job>()});
     }
   }
 }
@@ -397,6 +402,7 @@ void VirtioBlock::save_results(capnp::List<schema::BlockResult>::Builder results
     const Outstanding& request = outstanding_[i];
     const bool performed = request.settled;
     results[i].setPerformed(performed);
+    results[i].setHeldBytes(request.held_bytes);
     const Status status = request.uncertain ? Status::kUncertain : performed ? request.job->status : Status::kOk;
     results[i].setStatus(static_cast<std::uint8_t>(status));
     if (!performed || request.job->request.type != kTypeIn || status != Status::kOk) continue;
@@ -411,7 +417,10 @@ void VirtioBlock::restore_results(capnp::List<schema::BlockResult>::Reader resul
     Job& job = *outstanding_[i].job;
     const auto read = results[i].getRead();
     if (!is_block_status(results[i].getStatus())) throw Error("restore disk: unknown status");
-    if (read.size() > kMaxRequestBytes) throw Error("restore disk: too much data");
+    const std::uint32_t held_bytes = results[i].getHeldBytes();
+    if (read.size() > kMaxRequestBytes || held_bytes > kMaxRequestBytes) throw Error("restore disk: too much data");
+    outstanding_[i].held_bytes = held_bytes;
+    held_bytes_ += held_bytes;
     job.status = static_cast<Status>(results[i].getStatus());
     outstanding_[i].uncertain = job.status == Status::kUncertain;
     if (!results[i].getPerformed()) continue;

@@ -53,6 +53,8 @@ class VirtioBlock final : public VirtioFunction {
   static constexpr std::uint64_t kMaxDiscardBytes = std::uint64_t{1} << 30;  // of one range
   // At most one at a time inside the gate; a deferring device has more, and takes no request beyond it.
   static constexpr std::size_t kMaxOutstanding = kQueueSize;
+  // Nor while the buffers of those that it has are as large: they are the host's memory, and part of a saved state.
+  static constexpr std::size_t kMaxOutstandingBytes = kMaxRequestBytes;
   static constexpr unsigned kRequestsPerServe = kQueueSize;
   static constexpr std::size_t kIdBytes = 20;  // VIRTIO_BLK_T_GET_ID
 
@@ -97,6 +99,7 @@ class VirtioBlock final : public VirtioFunction {
     std::shared_ptr<Job> job;
     bool uncertain = false;
     bool settled = false;  // performed, as far as a saved state tells
+    std::uint32_t held_bytes = 0;  // of its buffer, as it was taken
   };
   enum class Status : std::uint8_t;
 
@@ -126,6 +129,7 @@ class VirtioBlock final : public VirtioFunction {
 
   BlockExecutor* executor_;
   std::deque<Outstanding> outstanding_;  // in the order taken
+  std::size_t held_bytes_ = 0;           // of them all
   struct Delivered {
     std::uint16_t head = 0;
     std::shared_ptr<Job> job;

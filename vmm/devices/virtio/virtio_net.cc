@@ -69,7 +69,18 @@ bool VirtioNet::serve(QueueIndex index) {
   return index == kReceiveQueue ? serve_receive() : serve_transmit();
 }
 
-void VirtioNet::reset() { waiting_.clear(); }
+void VirtioNet::reset() {
+  waiting_.clear();
+  waiting_bytes_ = 0;
+}
+
+void VirtioNet::restore_waiting(std::deque<Bytes> frames) {
+  std::size_t bytes = 0;
+  for (const Bytes& frame : frames) bytes += frame.size();
+  if (frames.size() > kMaxWaitingFrames || bytes > kMaxWaitingBytes) throw Error("restore NIC: too many frames wait");
+  waiting_ = std::move(frames);
+  waiting_bytes_ = bytes;
+}
 
 // --- Transmit (5.1.6.2) ---
 
@@ -112,7 +123,8 @@ bool VirtioNet::transmit(const Chain& chain) {
 void VirtioNet::deliver(Bytes frame) {
   transport().locked([&] {
     if (transport().live(kReceiveQueue) && valid_length(frame.size()) &&
-        waiting_.size() < kMaxWaitingFrames) {
+        waiting_.size() < kMaxWaitingFrames && waiting_bytes_ + frame.size() <= kMaxWaitingBytes) {
+      waiting_bytes_ += frame.size();
       waiting_.push_back(std::move(frame));
     } else {
       ++counters_.receive_dropped;
@@ -132,7 +144,9 @@ bool VirtioNet::serve_receive() {
     more = placement != Placement::kNoBuffer;
     if (placement == Placement::kPlaced) ++counters_.received;
     if (placement == Placement::kTooLarge) ++counters_.receive_dropped;
-    if (more) waiting_.pop_front();
+    if (!more) break;
+    waiting_bytes_ -= waiting_.front().size();
+    waiting_.pop_front();
   }
   transport().signal(kReceiveQueue);
   return more;

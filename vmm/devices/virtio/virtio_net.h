@@ -27,7 +27,9 @@ class VirtioNet final : public VirtioFunction {
   static constexpr QueueIndex kReceiveQueue{0};
   static constexpr QueueIndex kTransmitQueue{1};
   static constexpr std::uint16_t kQueueSize = 256;
+  // Frames without a buffer yet: what comes beyond either is dropped.
   static constexpr std::size_t kMaxWaitingFrames = 512;
+  static constexpr std::size_t kMaxWaitingBytes = std::size_t{1} << 20;
   static constexpr unsigned kFramesPerServe = 128;
   static constexpr std::uint16_t kMaxMergedBuffers = 64;  // receive buffers for one frame
 
@@ -40,7 +42,8 @@ class VirtioNet final : public VirtioFunction {
   [[nodiscard]] NetCounters counters() const;
   // Received frames without a buffer yet, for whoever must not lose them; only while frozen.
   [[nodiscard]] const std::deque<Bytes>& waiting() const { return waiting_; }
-  void restore_waiting(std::deque<Bytes> frames) { waiting_ = std::move(frames); }
+  // Throws Error when they are more than may wait.
+  void restore_waiting(std::deque<Bytes> frames);
 
   [[nodiscard]] DeviceType type() const override { return DeviceType::kNet; }
   [[nodiscard]] std::uint64_t features() const override;
@@ -65,6 +68,7 @@ class VirtioNet final : public VirtioFunction {
   std::array<std::byte, 8> config_space_{};
 
   std::deque<Bytes> waiting_;
+  std::size_t waiting_bytes_ = 0;
   AddressLearner addresses_;
   NetCounters counters_;
   Bytes frame_;  // being transmitted

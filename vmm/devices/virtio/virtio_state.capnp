@@ -44,6 +44,7 @@ struct BlockResult {
   status @0 :UInt8;            # with which it ends, if it was performed or ends uncertain in any case
   read @1 :Data;
   performed @2 :Bool;
+  heldBytes @3 :UInt32;        # what it counts for kMaxOutstandingBytes
 }
 
 struct VirtioNetState {
