@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "chaos/acknowledged_writes.h"
+#include "chaos/claims.h"
 #include "chaos/journal.h"
 #include "chaos/linearizability.h"
 #include "control/client.h"
@@ -196,8 +197,8 @@ void Campaign::strike_in_sync(FaultRecord& record) {
     record.note = "no full sync began";
     return;
   }
-  host.replica().process().send_signal(SIGSTOP);  // so that it goes no further while its log is read
-  const bool complete = host.replica().logged("full sync complete");
+  // Stopped, so that it goes no further while its log is read.
+  const bool complete = !host.replica().process().stop() || host.replica().logged("full sync complete");
   host.kill();
   if (complete) record.note = "the sync was over before the kill";
 }
@@ -228,8 +229,9 @@ void Campaign::strike_memory(FaultRecord& record, Host& host) {
 void Campaign::kill_in_switchover(FaultRecord& record, std::size_t terms_before) {
   Host& host = *hosts_[*record.host];
   if (!host.runs()) return;
-  host.replica().process().send_signal(SIGSTOP);  // so that it wins nothing while the arbiter is looked at
-  if (record.fault.target == FaultTarget::kBackup && terms_decided() > terms_before) {
+  // So that it wins nothing while the arbiter is looked at: a claim that was on its way is there when it stands still.
+  if (!host.replica().process().stop()) return;
+  if (record.fault.target == FaultTarget::kBackup && count_claims(arbiter_) > terms_before) {
     host.replica().process().send_signal(SIGCONT);
     record.note = "it led already, and was spared";
   } else {
@@ -237,12 +239,8 @@ void Campaign::kill_in_switchover(FaultRecord& record, std::size_t terms_before)
   }
 }
 
-std::size_t Campaign::terms_decided() const {
-  return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(arbiter_), {}));
-}
-
 void Campaign::strike_switchover(FaultRecord& record, Host& primary) {
-  const std::size_t terms_before = terms_decided();
+  const std::size_t terms_before = count_claims(arbiter_);
   auto answered = std::async(std::launch::async, [path = primary.replica().control_path()] {
     control::Request request;
     request.command = control::Command::kSwitchover;

@@ -60,7 +60,6 @@ class Campaign {
   void strike_disk(FaultRecord& record, Host& host);
   void strike_memory(FaultRecord& record, Host& host);
   void kill_in_switchover(FaultRecord& record, std::size_t terms_before);
-  [[nodiscard]] std::size_t terms_decided() const;  // at the arbiter
   void strike_switchover(FaultRecord& record, Host& primary);
   void recover(FaultRecord& record, std::size_t leader_before);
   void drain();
