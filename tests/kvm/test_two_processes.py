@@ -17,7 +17,7 @@ class Cable:
     """Between two processes: a TCP connection here, another one there, until it breaks."""
 
     def __init__(self, to_port: int):
-        self._to_port, self._ends = to_port, []
+        self._to_port, self._ends, self._held = to_port, [], threading.Event()
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -35,11 +35,12 @@ class Cable:
 
     def _carry(self, source: socket.socket, sink: socket.socket):
         try:
-            while data := source.recv(1 << 16):
+            while (data := source.recv(1 << 16)) and not self._held.is_set():
                 sink.sendall(data)
         except OSError:
             pass
-        self._shut_down(source, sink)
+        if not self._held.is_set():
+            self._shut_down(source, sink)
 
     @staticmethod
     def _shut_down(*ends: socket.socket):
@@ -48,6 +49,10 @@ class Cable:
                 end.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # it is down already
+
+    def hold(self):
+        """Nothing comes through any more, and neither side can tell."""
+        self._held.set()
 
     def break_off(self):
         """Both sides see the end of it, and reach each other no more."""
@@ -175,6 +180,32 @@ class TwoProcesses(Processes):
         backups[1].kill()
         self.wait_for("primary", "backup 3: protecting")
         self.assertEqual([backup.poll() for backup in backups if backup is not backups[1]], [None, None, None])
+
+    def test_a_member_goes_on_when_the_primary_dies_before_it_told_the_term_it_won(self):
+        """The primary loses one of its two backups, claims the next term with the other one as its member, and is killed as that
+        is decided: the member asks for the same term, and gets the one after it."""
+        (port,), claims = free_ports(1), self.file_arbiter()
+        shared = ("--arbiter", claims, "--heartbeat-ms", "50", "--timeout-ms", "30000")
+        primary = self.start("primary", "primary", "--key", str(self.folder / "a"), "--peer-key", str(self.folder / "b.pub"), "--listen",
+                             f"127.0.0.1:{port}", "--kernel", GUEST, "--memory", "64M", "--console", "none", *shared)
+        self.wait_for("primary", "backups may join")
+        cable = Cable(port)
+        self.addCleanup(cable.break_off)
+        backups = []
+        for number, (log, to_port) in enumerate((("lost", port), ("member", cable.port))):
+            backups.append(self.start(log, "backup", "--join", f"127.0.0.1:{to_port}", "--key", str(self.folder / "b"), "--peer-key",
+                                      str(self.folder / "a.pub"), *shared))
+            self.wait_for("primary", f"backup {number}: protecting")
+        cable.hold()
+        backups[0].kill()
+        self.wait_until(lambda: self.claims() == [1, 2])
+        primary.kill()
+        primary.wait()
+        cable.break_off()
+        self.wait_for("member", "term 3 is this replica's")
+        self.wait_for("member", "runs unprotected now")
+        self.assertNotIn("term 2 is this replica's", (self.folder / "member").read_text())
+        self.assertEqual(self.claims(), [1, 2, 3])
 
     def test_a_stranger_does_not_join(self):
         self.start_primary_alone()
