@@ -14,7 +14,8 @@ constexpr std::size_t kMaxFindings = 8;
 // The exit codes of `pollux --help`.
 constexpr int kNotNeeded = 0, kFailed = 1, kHandedOver = 5;
 
-// What somebody says whose peer broke the rules. Nothing explains that: a flipped bit never gets past a frame's seal.
+// What somebody says whose peer broke the rules. Nothing explains that: a flipped bit never gets past a
+// frame's seal.
 bool tells_of_a_broken_rule(const std::string& line) {
   static const std::regex kBroken("protocol violation|broke the protocol|malformed message|Assertion");
   return std::regex_search(line, kBroken);
@@ -33,9 +34,10 @@ std::string error_text(const std::string& line) {
 }
 
 bool is_explained(const std::string& error, const Treatment& treatment) {
-  // It lost an arbitration, its primary went on without it, or its full sync was not over when its primary was lost: whoever
-  // loses a peer, or is lost, may say so.
-  static const std::regex kOrderly("^(?:fenced: |the primary said goodbye: dropped|lost the primary before protection began: )");
+  // It lost an arbitration, its primary went on without it, or its full sync was not over when its primary
+  // was lost: whoever loses a peer, or is lost, may say so.
+  static const std::regex kOrderly(
+      "^(?:fenced: |the primary said goodbye: dropped|lost the primary before protection began: )");
   static const std::regex kDisk("disk image .* failed: |cannot write |cannot be read|cannot read ");
   if (std::regex_search(error, kOrderly)) return true;
   if (tells_of_divergence(error)) return treatment.may_diverge;
@@ -58,9 +60,11 @@ class EndCheck {
   void check_line(const std::string& line) {
     const std::string error = error_text(line);
     if (!error.empty()) says_why_ = true;
-    const bool unexplained = tells_of_a_broken_rule(line) || (tells_of_divergence(line) && !treatment_.may_diverge) ||
+    const bool unexplained = tells_of_a_broken_rule(line) ||
+                             (tells_of_divergence(line) && !treatment_.may_diverge) ||
                              (!error.empty() && !is_explained(error, treatment_));
-    if (unexplained && findings_.size() < kMaxFindings) findings_.push_back("nothing that was done to it explains: " + line);
+    if (unexplained && findings_.size() < kMaxFindings)
+      findings_.push_back("nothing that was done to it explains: " + line);
   }
 
   void check_code() {
@@ -68,7 +72,9 @@ class EndCheck {
     const bool good = (end_.killed && code == 128 + SIGKILL) || (code == kFailed && says_why_) ||
                       (code == kHandedOver && treatment_.told_to_hand_over) ||
                       (treatment_.told_to_end && (code == kNotNeeded || code == 128 + SIGTERM));
-    if (!good) findings_.push_back(fmt::format("it ended with code {}{}", code, code == kFailed ? " and did not say why" : ""));
+    if (!good)
+      findings_.push_back(
+          fmt::format("it ended with code {}{}", code, code == kFailed ? " and did not say why" : ""));
   }
 
   const ReplicaEnd& end_;
@@ -79,6 +85,8 @@ class EndCheck {
 
 }  // namespace
 
-std::vector<std::string> check_end(const ReplicaEnd& end, const Treatment& treatment) { return EndCheck(end, treatment).run(); }
+std::vector<std::string> check_end(const ReplicaEnd& end, const Treatment& treatment) {
+  return EndCheck(end, treatment).run();
+}
 
 }  // namespace pollux::chaos

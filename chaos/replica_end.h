@@ -1,5 +1,5 @@
-// How a replica ended, by its exit code and its log, and whether what was done to it explains that: a replica that gives up
-// for a reason of its own is a bug, however well the machine goes on without it.
+// How a replica ended, by its exit code and its log, and whether what was done to it explains that: a replica
+// that gives up for a reason of its own is a bug, however well the machine goes on without it.
 #pragma once
 
 #include <string>

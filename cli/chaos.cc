@@ -75,7 +75,8 @@ std::string reproduction(const ChaosCommand& command, const chaos::ScheduleOptio
   return fmt::format("pollux chaos run --seed {} --duration {} --faults {} --clients {} --timeout-ms {} --epoch-ms {} "
                      "--recovery-s {} --strategy {}{}{}",
                      command.seed, command.duration_s, chaos::to_text(schedule.kinds), command.clients, command.timeout_ms,
-                     command.epoch_ms, command.recovery_s, command.strategy, command.only.empty() ? "" : " --only " + command.only, command.without_arbiter ? " --without-arbiter" : "");
+                     command.epoch_ms, command.recovery_s, command.strategy, command.only.empty() ? "" : " --only " + command.only,
+                     command.without_arbiter ? " --without-arbiter" : "");
 }
 
 void say(const std::string& line) {

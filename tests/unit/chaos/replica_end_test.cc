@@ -22,21 +22,30 @@ constexpr const char* kDiskFailed =
 
 TEST(ReplicaEnd, IsOrderlyWhenItLostItsMachine) {
   EXPECT_THAT(check_end({1, false, kFenced}, {}), IsEmpty());
-  EXPECT_THAT(check_end({1, false, "12:00:00.000 error the primary said goodbye: dropped: silent for 806 ms\n"}, {}), IsEmpty());
-  EXPECT_THAT(check_end({1, false, "12:00:00.000 error lost the primary before protection began: silent for 806 ms; the disks here\n"}, {}),
+  EXPECT_THAT(
+      check_end({1, false, "12:00:00.000 error the primary said goodbye: dropped: silent for 806 ms\n"}, {}),
+      IsEmpty());
+  EXPECT_THAT(check_end({1, false,
+                         "12:00:00.000 error lost the primary before protection began: silent for 806 ms; "
+                         "the disks here\n"},
+                        {}),
               IsEmpty());
 }
 
 TEST(ReplicaEnd, OfOneThatWasKilledIsOrderlyOnlyWhenTheCampaignDidIt) {
   EXPECT_THAT(check_end({128 + 9, true, ""}, {}), IsEmpty());
   EXPECT_THAT(check_end({128 + 9, false, ""}, {}), ElementsAre("it ended with code 137"));
-  EXPECT_THAT(check_end({128 + 11, true, ""}, {}), ElementsAre("it ended with code 139"));  // before it was killed
+  EXPECT_THAT(check_end({128 + 11, true, ""}, {}),
+              ElementsAre("it ended with code 139"));  // before it was killed
 }
 
 TEST(ReplicaEnd, OfItsOwnMustHaveACause) {
-  EXPECT_THAT(check_end({1, false, "12:00:00.000 info full sync begins\n"}, {}), ElementsAre("it ended with code 1 and did not say why"));
-  EXPECT_THAT(check_end({1, false, "pollux: KVM_RUN: Invalid argument\n"}, {}), ElementsAre(HasSubstr("KVM_RUN")));
-  EXPECT_THAT(check_end({1, false, "12:00:00.000 error refused the primary: another machine\n"}, {}), ElementsAre(HasSubstr("refused")));
+  EXPECT_THAT(check_end({1, false, "12:00:00.000 info full sync begins\n"}, {}),
+              ElementsAre("it ended with code 1 and did not say why"));
+  EXPECT_THAT(check_end({1, false, "pollux: KVM_RUN: Invalid argument\n"}, {}),
+              ElementsAre(HasSubstr("KVM_RUN")));
+  EXPECT_THAT(check_end({1, false, "12:00:00.000 error refused the primary: another machine\n"}, {}),
+              ElementsAre(HasSubstr("refused")));
   EXPECT_THAT(check_end({4, false, "12:00:00.000 error the guest crashed: x\n"}, {}),
               ElementsAre(HasSubstr("the guest crashed"), "it ended with code 4"));
 }
@@ -44,7 +53,8 @@ TEST(ReplicaEnd, OfItsOwnMustHaveACause) {
 TEST(ReplicaEnd, ByItsDiskIsExplainedByAFaultOfItsDiskOnly) {
   EXPECT_THAT(check_end({1, false, kDiskFailed}, {.disk_harmed = true}), IsEmpty());
   EXPECT_THAT(check_end({1, false, kDiskFailed}, {.may_diverge = true, .told_to_hand_over = true}),
-              ElementsAre(HasSubstr("disk image"), HasSubstr("critical cannot write"), HasSubstr("this host failed")));
+              ElementsAre(HasSubstr("disk image"), HasSubstr("critical cannot write"),
+                          HasSubstr("this host failed")));
 }
 
 TEST(ReplicaEnd, WithoutMemoryIsExplainedByThat) {
@@ -64,9 +74,12 @@ TEST(ReplicaEnd, WithoutNeedIsOrderlyWhenItWasTold) {
 // Also of one that went on, or was killed later.
 TEST(ReplicaEnd, ABrokenRuleIsNeverExplained) {
   const Treatment everything{true, true, true, true, true};
-  EXPECT_THAT(check_end({128 + 9, true, "12:00:00.000 warning backup 0: dropped: protocol violation: Ack(7) after Ack(7)\n"}, everything),
+  EXPECT_THAT(check_end({128 + 9, true,
+                         "12:00:00.000 warning backup 0: dropped: protocol violation: Ack(7) after Ack(7)\n"},
+                        everything),
               ElementsAre(HasSubstr("Ack(7)")));
-  EXPECT_THAT(check_end({1, false, "12:00:00.000 error the primary broke the protocol: Hello out of place\n"}, everything),
+  EXPECT_THAT(check_end({1, false, "12:00:00.000 error the primary broke the protocol: Hello out of place\n"},
+                        everything),
               ElementsAre(HasSubstr("Hello out of place")));
 }
 
