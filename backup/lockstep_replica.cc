@@ -49,6 +49,7 @@ std::optional<DivergedEpoch> LockstepReplica::execute(const EpochRecord& record)
   const vmm::EpochInputs inputs = vmm::decode_epoch_inputs(record.inputs);
   const vmm::EpochDigest expected = vmm::decode_epoch_digest(record.digest);
   const EpochEnd end = replay(inputs);
+  running_->gate.check_reads();  // before the end is compared: what the guest was told here is no divergence of its own
   if (end.why == EpochEnd::Why::kDiverged) return diverged(record.epoch, end.divergence, {});
   if (const auto how = vmm::difference(expected, end.digest)) {
     return diverged(record.epoch, *how, vmm::differing_pages(expected, end.digest));

@@ -16,6 +16,10 @@ void SuppressingGate::apply() {
   held_.clear();
 }
 
+void SuppressingGate::check_reads() const {
+  if (!unreadable_.empty()) throw Error("cannot read " + unreadable_);
+}
+
 void SuppressingGate::promote(vmm::OutputGate& gate) {
   POLLUX_ASSERT(held_.empty());
   promoted_to_ = &gate;
@@ -33,8 +37,10 @@ void SuppressingGate::console(vmm::ConsoleIndex console, ByteView bytes) {
 bool SuppressingGate::read(vmm::DiskIndex disk, std::uint64_t offset, MutableByteView into) {
   if (vmm::OutputGate* const gate = promoted_to_) return gate->read(disk, offset, into);
   vmm::Image& image = backends_.disk(disk);
-  // The primary's guest was told that it read: a host that cannot must not go on.
-  if (!image.read(offset, into)) throw Error("cannot read " + image.path());
+  if (!image.read(offset, into)) {
+    if (unreadable_.empty()) unreadable_ = image.path();
+    return false;
+  }
   for (const Held& held : held_) {
     const std::uint64_t first = std::max(offset, held.offset);
     const std::uint64_t end = std::min(offset + into.size(), held.offset + held.length);

@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "base/bytes.h"
@@ -23,6 +24,9 @@ class SuppressingGate final : public vmm::OutputGate {
 
   // The epoch's writes reach the images. Throws Error when one refuses.
   void apply();
+  // Throws Error when an image could not be read: the primary's guest was told that it read, so this host must not go on.
+  // Not in read(): devices take an exception there for a fault of their driver.
+  void check_reads() const;
   // The epoch's writes are forgotten.
   void discard() { held_.clear(); }
   // From here on this is only the way to `gate`. Nothing is held; the machine stands still.
@@ -46,6 +50,7 @@ class SuppressingGate final : public vmm::OutputGate {
   };
 
   vmm::Backends& backends_;
+  std::string unreadable_;  // the first image that could not be read
   std::vector<Held> held_;  // bounded by what a guest can have outstanding at its disks
   std::atomic<vmm::OutputGate*> promoted_to_ = nullptr;
 };

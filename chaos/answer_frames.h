@@ -26,6 +26,7 @@ struct Incarnation {
   std::size_t host = 0;
   Moment started{};
   std::vector<std::uint64_t> terms;  // that it won, ascending
+  std::size_t machine = 0;           // whose terms these are: counts how often the guest was booted anew, from a disk
 };
 
 // One line each; none: all is well. `frames` in the order in which they left, `incarnations` in the order of their start.

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "chaos/acknowledged_writes.h"
+#include "chaos/claims.h"
 #include "chaos/journal.h"
 #include "chaos/linearizability.h"
 #include "control/client.h"
@@ -44,11 +45,14 @@ std::string last_lines(const std::string& text) {
   return at == std::string::npos || at == 0 ? text : text.substr(at + 1);
 }
 
-// By the rules, as `pollux --help` has its exit codes: it was not needed any more, lost an arbitration, handed over, or was
-// killed.
-bool orderly(int exit_code) {
-  constexpr int kNotNeeded = 0, kFailed = 1, kHandedOver = 5;
-  return exit_code == kNotNeeded || exit_code == kFailed || exit_code == kHandedOver || exit_code == 128 + SIGKILL;
+DiskFault disk_fault_of(FaultKind kind) {
+  switch (kind) {
+    case FaultKind::kDiskError: return DiskFault::kError;
+    case FaultKind::kDiskFull: return DiskFault::kFull;
+    case FaultKind::kDiskReadError: return DiskFault::kReadError;
+    case FaultKind::kDiskSlow: return DiskFault::kSlow;
+    default: return DiskFault::kNone;
+  }
 }
 
 }  // namespace
@@ -72,7 +76,7 @@ RunRecord Campaign::run() {
   } catch (const Over&) {
     workload_->stop();
   }
-  for (const auto& host : hosts_) host->kill();
+  for (const auto& host : hosts_) kill(*host);
   judge();
   return std::move(record_);
 }
@@ -128,7 +132,7 @@ void Campaign::run_faults() {
     strike(record);
     record.over = watch_.now();
     recover(record, *before);
-    std::string result = fmt::format("{}/{}  {:8.3f} s  {}", record_.faults.size(), schedule.size(), seconds(record.struck),
+    std::string result = fmt::format("{}/{}  {:8.3f} s  {}", fault.number, schedule.back().number, seconds(record.struck),
                                      to_text(fault).substr(to_text(fault).find("  ") + 2));
     if (record.host) result += ", on " + record_.hosts[*record.host];
     if (record.failover) result += fmt::format(": failover, {:.0f} ms to the first answer", 1000 * seconds(record.failover->time));
@@ -145,7 +149,7 @@ void Campaign::strike(FaultRecord& record) {
   if (fault.target != FaultTarget::kLink) record.host = target;
   repairing_ = false;
   switch (fault.kind) {
-    case FaultKind::kKill: hosts_[target]->kill(); break;
+    case FaultKind::kKill: kill(*hosts_[target]); break;
     case FaultKind::kPause:
       hosts_[target]->replica().process().send_signal(SIGSTOP);
       wait_for(fault.lasts);
@@ -160,9 +164,11 @@ void Campaign::strike(FaultRecord& record) {
     case FaultKind::kCorrupt: hosts_[primary]->link().corrupt_next(fault.direction); break;
     case FaultKind::kDisconnect: hosts_[primary]->link().disconnect(); break;
     case FaultKind::kArbiter: strike_arbiter(record); break;
+    case FaultKind::kKillInPromotion: strike_in_promotion(record, *hosts_[primary]); break;
     case FaultKind::kKillInSync: strike_in_sync(record); break;
     case FaultKind::kDiskError:
     case FaultKind::kDiskFull:
+    case FaultKind::kDiskReadError:
     case FaultKind::kDiskSlow: strike_disk(record, *hosts_[target]); break;
     case FaultKind::kMemory: strike_memory(record, *hosts_[target]); break;
     case FaultKind::kSwitchover:
@@ -180,7 +186,7 @@ void Campaign::strike_arbiter(FaultRecord& record) {
   if (record.fault.target == FaultTarget::kLink) {
     set_links({.cut = true});
   } else {
-    hosts_[*record.host]->kill();
+    kill(*hosts_[*record.host]);
   }
   wait_for(record.fault.lasts);
   set_arbiter_reachable(true);
@@ -189,32 +195,59 @@ void Campaign::strike_arbiter(FaultRecord& record) {
 
 void Campaign::strike_in_sync(FaultRecord& record) {
   Host& host = *hosts_[*record.host];
-  host.kill();
+  kill(host);
   host.start_backup(other_than(*record.host));
   const bool began = wait(Clock::now() + options_.recovery_limit, [&] { return !host.runs() || host.replica().logged("full sync begins"); });
   if (!began || !host.runs()) {
     record.note = "no full sync began";
     return;
   }
-  host.replica().process().send_signal(SIGSTOP);  // so that it goes no further while its log is read
-  const bool complete = host.replica().logged("full sync complete");
-  host.kill();
+  // Stopped, so that it goes no further while its log is read.
+  const bool complete = !host.replica().process().stop() || host.replica().logged("full sync complete");
+  kill(host);
   if (complete) record.note = "the sync was over before the kill";
+}
+
+// The machine is lost then: who has the term is gone, and nobody else may lead in it (docs/arbitration.md).
+void Campaign::strike_in_promotion(FaultRecord& record, Host& primary) {
+  Host& heir = other_than(*record.host);
+  const std::size_t terms_before = count_claims(arbiter_);
+  kill(primary);
+  const auto decided = [&] { return !heir.runs() || count_claims(arbiter_) > terms_before; };
+  if (!wait(Clock::now() + options_.recovery_limit, decided, milliseconds(1)) || !heir.runs()) {
+    record.note = "the backup claimed no term";  // recover() finds out what became of the machine
+    return;
+  }
+  wait_for(record.fault.after);
+  kill(heir);
+  boot_anew(record, heir);
+}
+
+// From the disk of the one that led last, or was about to: it has every write that was acknowledged.
+void Campaign::boot_anew(FaultRecord& record, Host& host) {
+  for (const std::string& found : check_journal(history_.copy(), content_of(host.disk()), true)) {
+    violate("journal", fmt::format("after both hosts were lost, on {}: {}", host.disk(), found));
+  }
+  record.booted_anew = true;
+  record.note = "both were lost: booted anew from the disk of " + host.name();
+  Host& other = *hosts_[&host == hosts_[0].get() ? 1 : 0];
+  host.start_primary(other, ++machine_);
+  other.start_backup(host);
 }
 
 // The disk is well again before the host starts another replica.
 void Campaign::strike_disk(FaultRecord& record, Host& host) {
   const Fault& fault = record.fault;
-  host.disk_faults().set(fault.kind == FaultKind::kDiskError  ? DiskFault::kError
-                         : fault.kind == FaultKind::kDiskFull ? DiskFault::kFull
-                                                              : DiskFault::kSlow,
-                         fault.latency);
+  host.treatment().disk_harmed = true;
+  host.disk_faults().set(disk_fault_of(fault.kind), fault.latency);
   wait_for(fault.lasts);
   host.disk_faults().set(DiskFault::kNone);
   if (!host.runs()) record.note = "it gave up";
 }
 
 void Campaign::strike_memory(FaultRecord& record, Host& host) {
+  host.treatment().memory_harmed = true;
+  for (const auto& either : hosts_) either->treatment().may_diverge = true;
   host.replica().process().refuse_memory(true);
   wait_for(record.fault.lasts);
   if (host.runs()) {
@@ -228,21 +261,19 @@ void Campaign::strike_memory(FaultRecord& record, Host& host) {
 void Campaign::kill_in_switchover(FaultRecord& record, std::size_t terms_before) {
   Host& host = *hosts_[*record.host];
   if (!host.runs()) return;
-  host.replica().process().send_signal(SIGSTOP);  // so that it wins nothing while the arbiter is looked at
-  if (record.fault.target == FaultTarget::kBackup && terms_decided() > terms_before) {
+  // So that it wins nothing while the arbiter is looked at: a claim that was on its way is there when it stands still.
+  if (!host.replica().process().stop()) return;
+  if (record.fault.target == FaultTarget::kBackup && count_claims(arbiter_) > terms_before) {
     host.replica().process().send_signal(SIGCONT);
     record.note = "it led already, and was spared";
   } else {
-    host.kill();
+    kill(host);
   }
 }
 
-std::size_t Campaign::terms_decided() const {
-  return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(arbiter_), {}));
-}
-
 void Campaign::strike_switchover(FaultRecord& record, Host& primary) {
-  const std::size_t terms_before = terms_decided();
+  primary.treatment().told_to_hand_over = true;
+  const std::size_t terms_before = count_claims(arbiter_);
   auto answered = std::async(std::launch::async, [path = primary.replica().control_path()] {
     control::Request request;
     request.command = control::Command::kSwitchover;
@@ -272,7 +303,7 @@ void Campaign::recover(FaultRecord& record, std::size_t leader_before) {
   const std::size_t answered = history_.answered_count();
   const bool again = wait(deadline, [&] { return is_protected(over) && history_.answered_count() > answered; });
   const auto after = leader();
-  if (after && *after != leader_before && wait(deadline, [&] { return capture_->first_answer(*after, record.struck).has_value(); })) {
+  if (after && *after != leader_before && !record.booted_anew && wait(deadline, [&] { return capture_->first_answer(*after, record.struck).has_value(); })) {
     const Moment answer = *capture_->first_answer(*after, record.struck);
     record.failover = Failover{leader_before, *after, answer - record.struck};
   }
@@ -297,7 +328,7 @@ void Campaign::drain() {
   }
   const auto last = leader();
   if (!last) return violate("drain", "no host leads the machine in the end");
-  ending_ = true;
+  for (const auto& host : hosts_) host->treatment().told_to_end = true;
   hosts_[*last]->replica().process().send_signal(SIGTERM);
   const auto limit = Clock::now() + kStartLimit;
   if (!wait(limit, [&] { return !hosts_[0]->runs() && !hosts_[1]->runs(); })) {
@@ -333,13 +364,13 @@ void Campaign::judge() {
 }
 
 template <class Condition>
-bool Campaign::wait(Clock::time_point deadline, Condition condition) {
+bool Campaign::wait(Clock::time_point deadline, Condition condition, milliseconds tick) {
   for (;;) {
     tend();
     if (condition()) return true;
     const auto now = Clock::now();
     if (now >= deadline) return false;
-    std::this_thread::sleep_until(std::min<Clock::time_point>(deadline, now + kTick));
+    std::this_thread::sleep_until(std::min<Clock::time_point>(deadline, now + tick));
   }
 }
 
@@ -349,7 +380,7 @@ void Campaign::wait_for(milliseconds time) {
 
 void Campaign::tend() {
   for (const auto& host : hosts_) {
-    if (const auto code = host->reap()) note_end(*host, *code);
+    if (const auto end = host->reap()) judge_end(*host, *end);
   }
   if (!repairing_) return;
   if (!hosts_[0]->runs() && !hosts_[1]->runs()) {
@@ -361,9 +392,14 @@ void Campaign::tend() {
   }
 }
 
-void Campaign::note_end(Host& host, int exit_code) {
-  if (orderly(exit_code) || (ending_ && exit_code == 128 + SIGTERM)) return;
-  violate("crash", fmt::format("a replica on {} ended with code {}: see {}", host.name(), exit_code, options_.folder.string()));
+void Campaign::kill(Host& host) {
+  if (const auto end = host.kill()) judge_end(host, *end);
+}
+
+void Campaign::judge_end(Host& host, const ReplicaEnd& end) {
+  for (const std::string& found : check_end(end, host.treatment())) {
+    violate("replicas", fmt::format("{}: {}", host.incarnations().back().name, found));
+  }
 }
 
 bool Campaign::is_protected(Clock::time_point told_after) const {

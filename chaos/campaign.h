@@ -59,19 +59,21 @@ class Campaign {
   void strike_in_sync(FaultRecord& record);
   void strike_disk(FaultRecord& record, Host& host);
   void strike_memory(FaultRecord& record, Host& host);
+  void strike_in_promotion(FaultRecord& record, Host& primary);
+  void boot_anew(FaultRecord& record, Host& host);
   void kill_in_switchover(FaultRecord& record, std::size_t terms_before);
-  [[nodiscard]] std::size_t terms_decided() const;  // at the arbiter
   void strike_switchover(FaultRecord& record, Host& primary);
   void recover(FaultRecord& record, std::size_t leader_before);
   void drain();
   void judge();
 
-  // Tends the hosts until `condition` holds. False: not by `deadline`.
+  // Tends the hosts until `condition`, looked at every `tick`, holds. False: not by `deadline`.
   template <class Condition>
-  bool wait(Stopwatch::Clock::time_point deadline, Condition condition);
+  bool wait(Stopwatch::Clock::time_point deadline, Condition condition, std::chrono::milliseconds tick = kTick);
   void wait_for(std::chrono::milliseconds time);
   void tend();
-  void note_end(Host& host, int exit_code);
+  void kill(Host& host);
+  void judge_end(Host& host, const ReplicaEnd& end);
   [[nodiscard]] bool is_protected(Stopwatch::Clock::time_point told_after) const;
   // The host that leads, by what they say: the one of the highest term.
   [[nodiscard]] std::optional<std::size_t> leader() const;
@@ -92,9 +94,9 @@ class Campaign {
   std::vector<std::unique_ptr<Host>> hosts_;
   std::unique_ptr<FrameCapture> capture_;
   std::unique_ptr<Workload> workload_;
+  std::size_t machine_ = 0;  // how often the guest was booted anew
   bool repairing_ = false;  // a host whose replica ended gets another one
   bool drained_ = false;  // both images are final
-  bool ending_ = false;     // replicas may end
 };
 
 }  // namespace pollux::chaos

@@ -57,6 +57,20 @@ void ChildProcess::send_signal(int signal) const {
   if (!exit_code_) ::kill(pid_, signal);
 }
 
+bool ChildProcess::stop() {
+  send_signal(SIGSTOP);
+  int status = 0;
+  while (!exit_code_ && !WIFSTOPPED(status)) {
+    if (::waitpid(pid_, &status, WUNTRACED) != pid_) {
+      POLLUX_ASSERT(errno == EINTR);
+      status = 0;
+    } else if (!WIFSTOPPED(status)) {
+      exit_code_ = code_of(status);
+    }
+  }
+  return !exit_code_;
+}
+
 void ChildProcess::refuse_memory(bool refused) const {
   if (exit_code_) return;
   rlimit limit{RLIM_INFINITY, RLIM_INFINITY};

@@ -21,6 +21,8 @@ class ChildProcess {
 
   [[nodiscard]] pid_t pid() const { return pid_; }
   void send_signal(int signal) const;  // nothing happens when it has ended
+  // SIGSTOP, and returns when every thread of it stands still: what it began to do in the kernel is done. False: it has ended.
+  bool stop();
   // Whether its address space may grow no more.
   void refuse_memory(bool refused) const;
   // Its exit code, or 128 + the signal that ended it; nothing: it runs.

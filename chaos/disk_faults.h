@@ -12,9 +12,10 @@ namespace pollux::chaos {
 
 enum class DiskFault : std::uint32_t {
   kNone,
-  kError,  // writes, discards and fdatasync fail with EIO
+  kError,  // reads, writes, discards and fdatasync fail with EIO
   kFull,   // writes and discards fail with ENOSPC
   kSlow,   // fdatasync takes longer
+  kReadError,  // reads fail with EIO
 };
 
 // Shared by the campaign and the library in a file. `fault` is a DiskFault.

@@ -1,4 +1,4 @@
-// libpollux-disk-faults.so (disk_faults.h): stands before the C library's pwrite, fallocate and fdatasync.
+// libpollux-disk-faults.so (disk_faults.h): stands before the C library's pread, pwrite, fallocate and fdatasync.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -69,6 +69,18 @@ Function next(const char* name) {
 }  // namespace
 
 extern "C" {
+
+ssize_t pread(int fd, void* data, size_t size, off_t offset) {
+  static const auto real = next<ssize_t (*)(int, void*, size_t, off_t)>("pread");
+  const DiskFault fault = fault_of(fd);
+  if (fault == DiskFault::kError || fault == DiskFault::kReadError) {
+    errno = EIO;
+    return -1;
+  }
+  return real(fd, data, size, offset);
+}
+
+ssize_t pread64(int fd, void* data, size_t size, off_t offset) { return pread(fd, data, size, offset); }
 
 ssize_t pwrite(int fd, const void* data, size_t size, off_t offset) {
   static const auto real = next<ssize_t (*)(int, const void*, size_t, off_t)>("pwrite");

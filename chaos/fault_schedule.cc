@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <random>
+#include <regex>
 #include <sstream>
 #include <utility>
 
@@ -24,6 +25,7 @@ constexpr std::array kNames{
     std::pair{FaultKind::kSwitchover, "switchover"}, std::pair{FaultKind::kKillInSwitchover, "kill-in-switchover"},
     std::pair{FaultKind::kDiskError, "disk-error"}, std::pair{FaultKind::kDiskFull, "disk-full"},
     std::pair{FaultKind::kDiskSlow, "disk-slow"},  std::pair{FaultKind::kMemory, "memory"},
+    std::pair{FaultKind::kDiskReadError, "disk-read-error"}, std::pair{FaultKind::kKillInPromotion, "kill-in-promotion"},
 };
 
 // The standard's distributions differ from library to library; this does not.
@@ -86,8 +88,10 @@ Fault make_fault(FaultKind kind, Random& random) {
       fault.target = random.coin() ? FaultTarget::kPrimary : FaultTarget::kBackup;
       fault.after = random.between(milliseconds(0), milliseconds(60));
       break;
+    case FaultKind::kKillInPromotion: fault.after = random.between(milliseconds(0), milliseconds(40)); break;
     case FaultKind::kDiskError:
     case FaultKind::kDiskFull:
+    case FaultKind::kDiskReadError:
     case FaultKind::kMemory:
       fault.target = random.coin() ? FaultTarget::kPrimary : FaultTarget::kBackup;
       fault.lasts = random.between(milliseconds(500), milliseconds(2000));
@@ -110,6 +114,7 @@ std::string target_text(const Fault& fault) {
     case FaultKind::kBandwidth: return fmt::format("link, {} KiB/s each way", fault.bytes_per_second >> 10);
     case FaultKind::kArbiter: return fault.target == FaultTarget::kLink ? "and the link cut" : "and the primary killed";
     case FaultKind::kKillInSwitchover: return fmt::format("{}, {} ms after the order", name_of(fault.target), fault.after.count());
+    case FaultKind::kKillInPromotion: return fmt::format("primary, and the backup {} ms after its claim", fault.after.count());
     case FaultKind::kDiskSlow: return fmt::format("{}, {} ms for each flush", name_of(fault.target), fault.latency.count());
     default: return name_of(fault.target);
   }
@@ -159,6 +164,16 @@ std::string to_text(const std::vector<FaultKind>& kinds) {
   return fmt::format("{}", fmt::join(names, ","));
 }
 
+std::pair<std::size_t, std::size_t> parse_fault_range(const std::string& text) {
+  static const std::regex kRange(R"((\d{1,6})(?:\.\.(\d{1,6}))?)");
+  std::smatch match;
+  if (std::regex_match(text, match, kRange)) {
+    const std::size_t first = std::stoul(match[1]), last = match[2].matched ? std::stoul(match[2]) : first;
+    if (first >= 1 && first <= last && last <= kMaxFaults) return {first, last};
+  }
+  throw UsageError(fmt::format("expected N or N..M, from 1 to {}", kMaxFaults));
+}
+
 std::string to_text(const Fault& fault) {
   const auto seconds = [](milliseconds time) { return std::chrono::duration<double>(time).count(); };
   std::string text = fmt::format("{:.3f} s  {} {}", seconds(fault.at), name_of(fault.kind), target_text(fault));
@@ -177,8 +192,12 @@ std::vector<Fault> make_schedule(const ScheduleOptions& options) {
     fault.at = now;
     now += fault.lasts;
     if (now >= options.duration) break;
+    fault.number = schedule.size() + 1;
     schedule.push_back(fault);
   }
+  std::erase_if(schedule, [&](const Fault& fault) { return fault.number < options.first || fault.number > options.last; });
+  const milliseconds left_out = schedule.empty() || options.first == 1 ? milliseconds(0) : schedule.front().at - options.shortest_gap;
+  for (Fault& fault : schedule) fault.at -= left_out;
   return schedule;
 }
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "chaos/link_proxy.h"
@@ -27,16 +28,19 @@ enum class FaultKind : std::uint8_t {
   kDiskFull,    // ENOSPC
   kDiskSlow,    // each fdatasync takes longer
   kMemory,      // a replica is given no more memory
+  kDiskReadError,    // EIO when a replica's image is read
+  kKillInPromotion,  // SIGKILL to the primary, and to the backup when it has won the term
 };
 
 enum class FaultTarget : std::uint8_t { kPrimary, kBackup, kLink };
 
 struct Fault {
+  std::size_t number = 1;          // in its schedule
   std::chrono::milliseconds at{};  // since the start of the campaign; later when the machine is not protected then
   FaultKind kind = FaultKind::kKill;
   FaultTarget target = FaultTarget::kPrimary;
   std::chrono::milliseconds lasts{};           // 0: an instant
-  std::chrono::milliseconds after{};           // of kill-in-switchover: from the order to the kill
+  std::chrono::milliseconds after{};           // of kill-in-switchover: from the order to the kill; of -promotion: from the claim
   Direction direction = Direction::kForward;   // of one-way and corrupt: forward is from the backup to the primary
   std::chrono::milliseconds latency{};         // of latency and disk-slow
   std::uint64_t bytes_per_second = 0;          // of bandwidth
@@ -50,6 +54,10 @@ struct Fault {
 [[nodiscard]] std::string to_text(const std::vector<FaultKind>& kinds);
 // "12.345 s  one-way link, backup to primary, for 1.200 s"
 [[nodiscard]] std::string to_text(const Fault& fault);
+// "57..60" or "59": the first number and the last. Throws UsageError.
+[[nodiscard]] std::pair<std::size_t, std::size_t> parse_fault_range(const std::string& text);
+
+inline constexpr std::size_t kMaxFaults = 100'000;
 
 struct ScheduleOptions {
   std::uint64_t seed = 1;
@@ -58,9 +66,10 @@ struct ScheduleOptions {
   // From the end of a fault to the next one, at least and at most.
   std::chrono::milliseconds shortest_gap{1000};
   std::chrono::milliseconds longest_gap{4000};
+  // Only the faults of these numbers, from 1 on: what comes before is left out, the times between them stay.
+  std::size_t first = 1;
+  std::size_t last = kMaxFaults;
 };
-
-inline constexpr std::size_t kMaxFaults = 100'000;
 
 // Ascending in time, all over before `duration` is. Every kind is equally likely.
 [[nodiscard]] std::vector<Fault> make_schedule(const ScheduleOptions& options);

@@ -67,7 +67,8 @@ std::vector<std::string> Host::common_words(const Host& other) const {
           "--console", "none"};
 }
 
-void Host::start_primary(const Host& other) {
+void Host::start_primary(const Host& other, std::size_t machine) {
+  machine_ = machine;
   std::vector<std::string> words{settings_.pollux, "primary",
                                  "--profile", "deterministic",
                                  "--strategy", settings_.strategy,
@@ -81,6 +82,7 @@ void Host::start_primary(const Host& other) {
 }
 
 void Host::start_backup(Host& other) {
+  machine_ = other.machine_;
   std::vector<std::string> words{settings_.pollux, "backup",
                                  "--join", fmt::format("127.0.0.1:{}", other.proxy_.port()),
                                  "--staging", "192M",
@@ -92,30 +94,34 @@ void Host::start_backup(Host& other) {
 
 void Host::start(std::vector<std::string> words) {
   POLLUX_ASSERT(!replica_);
+  treatment_ = {};
   const std::string name = fmt::format("{}-{}", name_, past_.size() + 1);
   const std::string control = (folder_ / (name_ + ".control")).string();
   words.insert(words.end(), {"--control", control});
   roles_.note(number_, RoleSpan::Role::kStarting, 0, watch_.now());
-  past_.push_back({name, number_, watch_.now(), {}});
+  past_.push_back({name, number_, watch_.now(), {}, machine_});
   replica_ = std::make_unique<ReplicaProcess>(disk_faults_.loaded_into(words), (folder_ / (name + ".log")).string(), control,
                                               [this](const ReplicaStatus& status) { roles_.note(number_, status, watch_.now()); });
 }
 
-void Host::kill() {
-  if (replica_) end(replica_->process().kill_and_wait());
+std::optional<ReplicaEnd> Host::kill() {
+  if (!replica_) return std::nullopt;
+  return end(replica_->process().kill_and_wait(), true);
 }
 
-std::optional<int> Host::reap() {
+std::optional<ReplicaEnd> Host::reap() {
   const auto code = replica_ ? replica_->process().exit_code() : std::nullopt;
-  if (code) end(*code);
-  return code;
+  if (!code) return std::nullopt;
+  return end(*code, false);
 }
 
-void Host::end(int exit_code) {
+ReplicaEnd Host::end(int exit_code, bool killed) {
   past_.back().terms = replica_->terms();
+  ReplicaEnd end{exit_code, killed, replica_->log()};
   std::ofstream(replica_->log_path(), std::ios::app) << "ended: " << exit_code << "\n";
   replica_.reset();
   roles_.note(number_, RoleSpan::Role::kDown, 0, watch_.now());
+  return end;
 }
 
 std::vector<Incarnation> Host::incarnations() const {

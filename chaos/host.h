@@ -12,6 +12,7 @@
 #include "chaos/disk_faults.h"
 #include "chaos/link_proxy.h"
 #include "chaos/replica.h"
+#include "chaos/replica_end.h"
 #include "chaos/role_tracker.h"
 #include "chaos/stopwatch.h"
 
@@ -45,17 +46,20 @@ class Host {
   [[nodiscard]] const std::string& disk() const { return disk_; }
   [[nodiscard]] std::string public_key() const { return key_ + ".pub"; }
 
-  // Nothing may run here.
-  void start_primary(const Host& other);
+  // Nothing may run here. `machine`: how often the guest was booted before (Incarnation). A backup's is its primary's.
+  void start_primary(const Host& other, std::size_t machine = 0);
   void start_backup(Host& other);
 
   [[nodiscard]] bool runs() const { return replica_ != nullptr; }
   [[nodiscard]] ReplicaProcess& replica() { return *replica_; }
   // What it last said; empty when nothing runs here.
   [[nodiscard]] ReplicaStatus status() const { return replica_ ? replica_->status() : ReplicaStatus{}; }
-  void kill();
-  // Its exit code, once, when it has ended; then nothing runs here.
-  [[nodiscard]] std::optional<int> reap();
+  // What was done to it since it was started: whoever harms it writes that down here.
+  [[nodiscard]] Treatment& treatment() { return treatment_; }
+  // Then nothing runs here. Nothing: nothing did.
+  [[nodiscard]] std::optional<ReplicaEnd> kill();
+  // Once, when it has ended by itself; then nothing runs here.
+  [[nodiscard]] std::optional<ReplicaEnd> reap();
   // Everything that ran here, with the terms it won.
   [[nodiscard]] std::vector<Incarnation> incarnations() const;
 
@@ -63,7 +67,7 @@ class Host {
   void make_key() const;
   void start(std::vector<std::string> words);
   [[nodiscard]] std::vector<std::string> common_words(const Host& other) const;
-  void end(int exit_code);
+  ReplicaEnd end(int exit_code, bool killed);
 
   const std::size_t number_;
   const std::string name_;
@@ -77,6 +81,8 @@ class Host {
   DiskFaults disk_faults_;
   LinkProxy proxy_;
   std::vector<Incarnation> past_;  // the last one is the one that runs
+  std::size_t machine_ = 0;
+  Treatment treatment_;
   std::unique_ptr<ReplicaProcess> replica_;
 };
 

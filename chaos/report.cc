@@ -51,7 +51,8 @@ json::object summary_json(const ReportSummary& summary) {
 
 json::object fault_json(const FaultRecord& record, const RunRecord& run) {
   const std::string text = to_text(record.fault);
-  json::object object{{"kind", name_of(record.fault.kind)},
+  json::object object{{"number", record.fault.number},
+                      {"kind", name_of(record.fault.kind)},
                       {"what", text.substr(text.find("  ") + 2)},
                       {"planned_s", rounded(std::chrono::duration<double>(record.fault.at).count())},
                       {"struck_s", rounded(seconds(record.struck))},
@@ -67,6 +68,20 @@ json::object fault_json(const FaultRecord& record, const RunRecord& run) {
   return object;
 }
 
+// For the page's readers: what stands behind "all promises held".
+json::array checks_json() {
+  return {"Linearizability of every key, exactly, over all requests of all clients.",
+          "Acknowledged increments, counted against the last value.",
+          "The journal on the disk: every acknowledged write, whole, once, and as its client was told; also where both hosts were "
+          "lost, on the disk from which the guest was booted anew.",
+          "Every answer that left a replica's TAP: one replica a term, none after a later term has answered, no request answered "
+          "in two ways.",
+          "Both disk images, equal after the drain.",
+          "Protection and answers again after every fault.",
+          "Every replica's end and log: no crash, no error and no divergence that what was done to it does not explain, no broken "
+          "rule of the protocol."};
+}
+
 json::object run_json(const RunRecord& run) {
   json::object object{{"passed", run.passed()},
                       {"seed", run.seed},
@@ -77,6 +92,7 @@ json::object run_json(const RunRecord& run) {
                       {"hosts", json::value_from(run.hosts)},
                       {"faults_planned", run.planned},
                       {"captured_answers", run.frames},
+                      {"checked", checks_json()},
                       {"summary", summary_json(summarize(run))}};
   json::array violations, faults, roles, epochs, latency;
   for (const Violation& violation : run.violations) {

@@ -43,6 +43,7 @@ struct FaultRecord {
   std::optional<std::size_t> host;  // that it hit; none: the link
   std::optional<Moment> protected_again;
   std::optional<Failover> failover;
+  bool booted_anew = false;  // the machine was lost, and the guest booted anew from a disk: who answers next has not failed over
   std::string note;
 };
 

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <tuple>
 
 #include "base/error.h"
 #include "chaos/campaign.h"
@@ -25,6 +26,7 @@ struct ChaosCommand {
   std::uint64_t seed = 1;
   std::uint64_t duration_s = 60;
   std::string faults = "all";
+  std::string only;
   std::string report = "chaos-report";
   std::string guest;
   std::uint64_t clients = 4;
@@ -62,14 +64,19 @@ chaos::ScheduleOptions schedule_of(const ChaosCommand& command) {
   schedule.seed = command.seed;
   schedule.duration = std::chrono::seconds(command.duration_s);
   schedule.kinds = for_option("--faults", [&] { return chaos::parse_fault_kinds(command.faults); });
+  if (!command.only.empty()) {
+    std::tie(schedule.first, schedule.last) = for_option("--only", [&] { return chaos::parse_fault_range(command.only); });
+    if (chaos::make_schedule(schedule).empty()) throw UsageError("--only " + command.only + ": the schedule has fewer faults");
+  }
   return schedule;
 }
 
 std::string reproduction(const ChaosCommand& command, const chaos::ScheduleOptions& schedule) {
   return fmt::format("pollux chaos run --seed {} --duration {} --faults {} --clients {} --timeout-ms {} --epoch-ms {} "
-                     "--recovery-s {} --strategy {}{}",
+                     "--recovery-s {} --strategy {}{}{}",
                      command.seed, command.duration_s, chaos::to_text(schedule.kinds), command.clients, command.timeout_ms,
-                     command.epoch_ms, command.recovery_s, command.strategy, command.without_arbiter ? " --without-arbiter" : "");
+                     command.epoch_ms, command.recovery_s, command.strategy, command.only.empty() ? "" : " --only " + command.only,
+                     command.without_arbiter ? " --without-arbiter" : "");
 }
 
 void say(const std::string& line) {
@@ -129,9 +136,10 @@ void add_chaos(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   run->add_option("--faults", options->faults,
                   "kill, pause, partition, one-way, latency, bandwidth, corrupt, disconnect, arbiter, kill-in-sync, switchover, "
-                  "kill-in-switchover, disk-error, disk-full, disk-slow, memory; or all")
+                  "kill-in-switchover, disk-error, disk-full, disk-slow, memory, disk-read-error, kill-in-promotion; or all")
       ->capture_default_str()
       ->type_name("LIST");
+  run->add_option("--only", options->only, "only these faults of the schedule, counted from 1")->type_name("N..M");
   run->add_option("--report", options->report, "folder for report.html, report.json and the replicas' logs")
       ->capture_default_str()
       ->type_name("DIR");

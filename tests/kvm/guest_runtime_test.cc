@@ -203,9 +203,16 @@ class KvServer : public GuestRuntime {
     config.nics = 1;
     return config;
   }
-  // Until the guest has had so many requests; keeps what it answered.
-  Result serve(const std::vector<Bytes>& frames, unsigned requests, vmm::EpochLength length = {100'000}) {
-    DeterministicGuest guest(server(requests));
+  static DeterministicGuestConfig server_with_journal(const Bytes& disk, unsigned requests = 1) {
+    DeterministicGuestConfig config = server(requests);
+    config.command_line += " journal=1";
+    config.disks = {disk.size()};
+    return config;
+  }
+  // Until the guest has had so many requests; keeps what it answered. With a disk it has its journal there.
+  Result serve(const std::vector<Bytes>& frames, unsigned requests, vmm::EpochLength length = {100'000}, Bytes* disk = nullptr) {
+    DeterministicGuest guest(disk == nullptr ? server(requests) : server_with_journal(*disk, requests));
+    if (disk != nullptr) guest.disk(0) = *disk;
     std::thread client([&] {
       // A NIC whose driver is not up takes no frames.
       if (!eventually([&] { return guest.console().find("kv_server ready") != std::string::npos; })) return;
@@ -218,6 +225,7 @@ class KvServer : public GuestRuntime {
     });
     const Result result = run(guest, length);
     client.join();
+    if (disk != nullptr) *disk = guest.disk(0);
     answers_ = guest.frames_sent();
     EXPECT_EQ(get16(answers_.at(0), 12), 0x0806) << "it announces itself";
     EXPECT_EQ(std::memcmp(answers_[0].data() + 28, answers_[0].data() + 38, 4), 0);
@@ -287,6 +295,70 @@ TEST_F(KvServer, CarriesOutEachRequestOnce) {
   EXPECT_EQ(response(5).status, guests::KvStatus::kOld);
   EXPECT_EQ(response(6).status, guests::KvStatus::kBad);
   EXPECT_EQ(value(response(7)), "pollux");
+}
+
+// Booted from the journal of a server that is gone.
+class KvJournal : public KvServer {
+ protected:
+  static constexpr std::size_t kSector = 512;
+
+  static Bytes ask(guests::KvOperation operation, std::uint64_t client, std::uint64_t sequence, const std::string& key,
+                   const std::string& value = "") {
+    return udp_frame(bytes_of(kv_request(operation, client, sequence, key, value)));
+  }
+  // Of client 8, from 1 on: record n has the value n.
+  void count_to(std::uint64_t last) {
+    std::vector<Bytes> frames;
+    for (std::uint64_t i = 1; i <= last; ++i) frames.push_back(ask(guests::KvOperation::kIncrement, 8, i, "count"));
+    expect_success(serve_on_disk(frames));
+  }
+  Result serve_on_disk(const std::vector<Bytes>& frames) {
+    return serve(frames, static_cast<unsigned>(frames.size()), {100'000}, &disk_);
+  }
+  void damage(std::uint64_t record) { disk_[(record - 1) * kSector + 20] ^= std::byte{1}; }
+  std::uint64_t number(std::size_t index) {
+    std::uint64_t value = 0;
+    std::memcpy(&value, response(index).value, sizeof value);
+    return value;
+  }
+
+  Bytes disk_ = Bytes(32 * kSector, std::byte{0x5a});
+};
+
+TEST_F(KvJournal, GoesOnWhereTheLastServerEnded) {
+  using guests::KvOperation;
+  count_to(40);  // more than the disk has room for
+  expect_success(serve_on_disk({ask(KvOperation::kPut, 7, 1, "name", "pollux")}));
+  expect_success(serve_on_disk({ask(KvOperation::kIncrement, 8, 40, "count"), ask(KvOperation::kGet, 9, 1, "name"),
+                                ask(KvOperation::kIncrement, 8, 41, "count"), ask(KvOperation::kPut, 7, 1, "name", "pollux")}));
+  ASSERT_EQ(answers_.size(), 4u);
+  EXPECT_EQ(number(0), 40u);  // what it was told before
+  EXPECT_EQ(value(response(1)), "pollux");
+  EXPECT_EQ(number(2), 41u);
+  EXPECT_EQ(response(3).status, guests::KvStatus::kOk);
+}
+
+TEST_F(KvJournal, OfTheLastBatchNothingBehindAGapIsKept) {
+  using guests::KvOperation;
+  count_to(20);
+  damage(18);
+  expect_success(serve_on_disk({ask(KvOperation::kGet, 9, 1, "count"), ask(KvOperation::kIncrement, 8, 18, "count")}));
+  EXPECT_EQ(number(0), 17u);
+  EXPECT_EQ(number(1), 18u);
+  // Not 19 and 20, which lay there behind the gap.
+  expect_success(serve_on_disk({ask(KvOperation::kGet, 9, 2, "count")}));
+  EXPECT_EQ(number(0), 18u);
+}
+
+TEST_F(KvJournal, AGapThatNoCrashLeavesIsAnError) {
+  count_to(30);
+  damage(3);
+  DeterministicGuest guest(server_with_journal(disk_));
+  guest.disk(0) = disk_;
+  const Result result = run(guest);
+  ASSERT_TRUE(result.exit);
+  EXPECT_EQ(result.exit->detail, failure(guest_abi::kExitPanic));
+  EXPECT_THAT(result.console, HasSubstr("journal: a record is missing"));
 }
 
 TEST_F(KvServer, GoesThroughTheSameStatesAgain) {

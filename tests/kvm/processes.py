@@ -29,8 +29,14 @@ class Processes(unittest.TestCase):
         self.addCleanup(process.kill)
         return process
 
+    def wait_until(self, condition):
+        deadline = time.monotonic() + 60
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, "it does not come about within a minute")
+            time.sleep(0.05)
+
     def wait_for(self, log: str, pattern: str) -> re.Match:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if found := re.search(pattern, (self.folder / log).read_text()):
                 return found

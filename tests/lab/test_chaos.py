@@ -3,12 +3,12 @@
 each, all under one TCP connection to Redis and one on which a long stream of bytes goes there and back; then everything that
 was ever acknowledged must be there, and both disks be the same. And what is left when both hosts are lost at once.
 
-LAB_CHAOS_FAULTS: how many (2); LAB_CHAOS_SEED: which (5: the leader is cut off, then the next one resets itself)."""
+LAB_CHAOS_FAULTS: how many (2); LAB_CHAOS_SEED: which (5: the leader is cut off, then the next one resets itself). The report is
+in build/lab/chaos."""
 import filecmp
 import os
 import random
 import sys
-import time
 import unittest
 
 sys.dont_write_bytecode = True
@@ -18,11 +18,17 @@ import namespace
 if __name__ == "__main__":
     namespace.enter()
 
+import paths
 from byte_stream import ByteStream
+from chaos_report import ChaosReport
 from demo import Client, Verdict, verify
-from lab import GUEST_IP, Lab
+from lab import GUEST_IP, HOST_IPS, Lab, wait_until
 from protected_guest import ProtectedGuest
 from redis_client import RedisClient, check_data, check_replies, wait_for_redis
+
+
+def kind_of(fault) -> str:
+    return fault.__name__.replace("_", "-")
 
 
 class Chaos(unittest.TestCase):
@@ -84,6 +90,7 @@ class Chaos(unittest.TestCase):
 
     FAULTS = [power_failure_of_the_leader, power_failure_of_the_follower, reset_of_the_leader, switchover, leader_cut_off,
               follower_cut_off, leader_stands_still]
+    OF_THE_FOLLOWER = [power_failure_of_the_follower, follower_cut_off]
 
     def schedule(self) -> list:
         """Every kind before any comes again."""
@@ -93,8 +100,17 @@ class Chaos(unittest.TestCase):
             faults += generator.sample(self.FAULTS, len(self.FAULTS))
         return faults[:self.count]
 
-    def setUp(self):
+    def run(self, result=None):
+        """Whatever fails, be it in the lab itself, says how to repeat it."""
         self.seed, self.count = int(os.environ.get("LAB_CHAOS_SEED", "5")), int(os.environ.get("LAB_CHAOS_FAULTS", "2"))
+        self.command = f"LAB_CHAOS_SEED={self.seed} LAB_CHAOS_FAULTS={self.count} tests/lab/test_chaos.py Chaos.{self._testMethodName}"
+        failed_before = len(result.failures) + len(result.errors) if result else 0
+        result = super().run(result)
+        if len(result.failures) + len(result.errors) > failed_before:
+            self.say(f"seed {self.seed}; the same again: {self.command}")
+        return result
+
+    def setUp(self):
         self.lab = Lab("chaos", say=lambda line: None)
         self.lab.__enter__()
         self.addCleanup(self.lab.__exit__)
@@ -108,31 +124,60 @@ class Chaos(unittest.TestCase):
 
     def test_faults_one_after_the_other(self):
         client, stream = Client(), ByteStream(GUEST_IP, self.seed)
-        client.start()
-        stream.start()
-        for fault in self.schedule():
-            client.wait_for(client.acked() + 30, 120)
-            begin = time.monotonic()
-            come_back = fault(self)
-            client.wait_for(client.acked() + 10, 120)
-            self.assertIsNone(client.broken, fault.__name__)
-            come_back()
-            self.guest.wait_until("protected", 120)
-            self.say(f"{fault.__name__.replace('_', ' ')}: protected again after {time.monotonic() - begin:.0f} s")
+        schedule = self.schedule()
+        report = ChaosReport(list(HOST_IPS), self.seed, [kind_of(fault) for fault in schedule], self.command)
+        try:
+            with report.violations("promises"):
+                client.start()
+                stream.start()
+                self.note_roles(report)
+                for fault in schedule:
+                    self.strike(report, fault, client, stream)
+                self.finish(client, stream)
+        finally:
+            folder = paths.lab_dir() / "chaos"
+            report.write(folder, client.journal())
+            self.say(f"report: {folder / 'report.html'}")
+
+    def note_roles(self, report: ChaosReport):
+        report.role(self.guest.leader.name, "primary, protected")
+        report.role(self.guest.follower.name, "backup")
+        report.epoch(self.guest.leader.name, self.guest.statistics()["epoch_committed"])
+
+    def strike(self, report: ChaosReport, fault, client: Client, stream: ByteStream):
+        client.wait_for(client.acked() + 30, 120)
+        windows = stream.windows
+        wait_until(lambda: stream.windows > windows or stream.problem, 60, "a window of the stream is under way")
+        before, lost = self.guest.leader, self.guest.follower if fault in self.OF_THE_FOLLOWER else self.guest.leader
+        report.strike(kind_of(fault), lost.name)
+        report.role(lost.name, "down")
+        come_back = fault(self)
+        report.is_over(before.name, self.guest.leader.name)
+        report.role(self.guest.leader.name, "primary, unprotected")
+        client.wait_for(client.acked() + 10, 120)
+        self.assertIsNone(client.broken, fault.__name__)
+        report.role(lost.name, "starting")
+        come_back()
+        report.role(lost.name, "syncing")
+        self.guest.wait_until("protected", 120)
+        report.is_protected_again()
+        self.note_roles(report)
+        self.say(f"{kind_of(fault)}: protected again {report.time_to_protection():.0f} s after it struck")
+
+    def finish(self, client: Client, stream: ByteStream):
         client.wait_for(client.acked() + 30, 120)
         client.stop()
         stream.stop()
         self.assertIsNone(client.broken)
         self.assertIsNone(stream.problem)
-        self.assertGreater(stream.echoed, 100_000)
         follower = self.guest.follower
-        self.assertEqual(verify(self.say, self.guest, client), Verdict(),
-                         f"repeat it with LAB_CHAOS_SEED={self.seed} LAB_CHAOS_FAULTS={self.count}")
+        self.assertEqual(verify(self.say, self.guest, client), Verdict())
         self.assertEqual(follower.job.wait(60), 0)
         follower.host.power_off()
         castor, pollux = self.guest.disks.values()
         self.assertTrue(filecmp.cmp(castor, pollux, shallow=False), f"{castor} and {pollux} differ")
-        self.say(f"{stream.echoed >> 10} KiB went there and back; both disks are the same")
+        self.say(f"{stream.echoed >> 10} KiB went there and back, {stream.windows} times a whole window was under way; both disks "
+                 "are the same")
 
     def test_both_hosts_lost_while_the_second_promotes(self):
         """The machine is gone, and nothing else: booted anew from the disk of the one that promoted, Redis has every

@@ -60,7 +60,8 @@ constexpr std::uint64_t kv_hash(const std::uint8_t* bytes, std::size_t size) {
 }
 
 // With journal=1 every write that was carried out is on the first disk, and flushed, before it is answered: record n (from 1
-// on) in sector (n - 1) mod the disk's sectors.
+// on) in sector (n - 1) mod the disk's sectors. So many at most are written, and flushed, together.
+inline constexpr unsigned kMaxKvBatch = 16;
 inline constexpr std::uint32_t kKvJournalMagic = 0x314a'4b50;  // "PKJ1"
 struct KvJournalRecord {
   std::uint32_t magic;

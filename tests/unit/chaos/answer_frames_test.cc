@@ -50,6 +50,20 @@ TEST(AnswerFrames, TwoDifferentAnswersToOneRequestAreFound) {
               ElementsAre(HasSubstr("client 1 #1 was answered twice, and differently")));
 }
 
+// castor and pollux were lost in term 2; pollux booted the guest anew, and castor took over from it.
+TEST(AnswerFrames, AMachineThatWasBootedAnewHasTermsOfItsOwn) {
+  const std::vector<Incarnation> lives{{"castor-1", 0, Moment(0), {1}, 0},
+                                       {"pollux-1", 1, Moment(5), {2}, 0},
+                                       {"pollux-2", 1, Moment(150), {1}, 1},
+                                       {"castor-2", 0, Moment(160), {2}, 1}};
+  EXPECT_THAT(check_answer_frames({frame(10, 0, 1), frame(110, 1, 2), frame(200, 1, 3), frame(210, 0, 4)}, lives), IsEmpty());
+  // A read may be answered again, and otherwise, but only by the new machine.
+  EXPECT_THAT(check_answer_frames({frame(10, 0, 1, 77), frame(200, 1, 1, 78)}, lives), IsEmpty());
+  EXPECT_THAT(check_answer_frames({frame(200, 1, 1, 77), frame(210, 0, 1, 78)}, lives), ElementsAre(HasSubstr("answered twice")));
+  EXPECT_THAT(check_answer_frames({frame(10, 0, 1), frame(200, 1, 2), frame(155, 0, 3)}, lives),
+              ElementsAre(HasSubstr("after pollux-2 had booted the guest anew")));
+}
+
 TEST(AnswerFrames, ALateRepetitionIsNoAnswer) {
   AnswerFrame late = frame(20, 0, 1, 99);
   late.old_request = true;

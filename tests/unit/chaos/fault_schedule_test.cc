@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <set>
+#include <tuple>
 
 #include "base/error.h"
 
@@ -55,6 +56,30 @@ TEST(FaultSchedule, HasEveryKindThatWasAskedForAndNoOther) {
   for (const Fault& fault : make_schedule(options(3))) seen.insert(fault.kind);
   EXPECT_EQ(seen.size(), parse_fault_kinds("all").size());
   for (const Fault& fault : make_schedule(options(3, "kill"))) EXPECT_EQ(fault.kind, FaultKind::kKill);
+}
+
+TEST(FaultSchedule, APartOfItHasTheSameFaults) {
+  const auto whole = make_schedule(options(42, "kill,pause,partition"));
+  ScheduleOptions some = options(42, "kill,pause,partition");
+  std::tie(some.first, some.last) = parse_fault_range("57..60");
+  const auto part = make_schedule(some);
+  ASSERT_EQ(part.size(), 4U);
+  EXPECT_EQ(part.front().at, some.shortest_gap);
+  for (std::size_t i = 0; i < part.size(); ++i) {
+    Fault moved = whole[56 + i];
+    EXPECT_EQ(moved.number, 57 + i);
+    moved.at -= whole[56].at - some.shortest_gap;
+    EXPECT_EQ(part[i], moved);
+  }
+  some.first = some.last = whole.size() + 1;
+  EXPECT_TRUE(make_schedule(some).empty());
+}
+
+TEST(FaultSchedule, APartOfItIsWrittenAsARange) {
+  EXPECT_EQ(parse_fault_range("59"), (std::pair<std::size_t, std::size_t>(59, 59)));
+  for (const char* wrong : {"", "0", "5..4", "1..", "..3", "1..2..3", "x", "1..9999999"}) {
+    EXPECT_THROW((void)parse_fault_range(wrong), UsageError) << wrong;
+  }
 }
 
 TEST(FaultSchedule, HasNoFaultsInNoTime) {

@@ -87,6 +87,16 @@ TEST(JournalCheck, FindsAnotherValue) {
   EXPECT_THAT(check_journal(told, disk(puts(5))), ElementsAre(HasSubstr("record 2 says k = \"value 2\"")));
 }
 
+TEST(JournalCheck, OfACrashLacksOnlyWhatNobodyWasTold) {
+  std::string image = disk(puts(30));  // of 8 sectors: 23 to 30
+  image[(28 - 1) % kSectors * sizeof(KvJournalRecord) + 100] ^= 1;
+  History told = puts(27);
+  EXPECT_THAT(check_journal(told, image, true), IsEmpty());
+  EXPECT_THAT(check_journal(told, image), ElementsAre("record 28 of 30 is missing or damaged"));
+  told.push_back(put(28));
+  EXPECT_THAT(check_journal(told, image, true), ElementsAre(HasSubstr("not in the journal: client 1 #28")));
+}
+
 TEST(JournalCheck, FindsAWriteThatWasCarriedOutTwice) {
   History twice = puts(3);
   twice.push_back(put(3));

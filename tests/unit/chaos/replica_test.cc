@@ -3,7 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+
 #include "base/error.h"
+#include "chaos/claims.h"
 #include "chaos/role_tracker.h"
 #include "tests/support/temporary_folder.h"
 
@@ -45,6 +50,43 @@ TEST(ChildProcess, TellsHowItEnded) {
   while (!(code = nothing.exit_code())) {
   }
   EXPECT_EQ(*code, 127);
+}
+
+// A campaign that counts claims after a stop must not be overtaken by a claim that was on its way.
+TEST(ChildProcess, StandsStillWhenItWasStopped) {
+  const pollux::testing::TemporaryFolder folder;
+  const std::string output = folder.path_of("output");
+  ChildProcess writer({"/bin/dd", "if=/dev/zero", "bs=4k", "oflag=sync", "of=" + output}, folder.path_of("log"));
+  for (int round = 0; round < 20; ++round) {
+    while (!std::filesystem::exists(output) || std::filesystem::file_size(output) == 0) {
+    }
+    ASSERT_TRUE(writer.stop());
+    std::ifstream stat("/proc/" + std::to_string(writer.pid()) + "/stat");
+    std::string pid, name, state;
+    stat >> pid >> name >> state;
+    EXPECT_EQ(state, "T");
+    writer.send_signal(SIGCONT);
+  }
+  (void)writer.kill_and_wait();
+  EXPECT_FALSE(writer.stop());
+}
+
+TEST(ChildProcess, ThatHasEndedIsNotStopped) {
+  const pollux::testing::TemporaryFolder folder;
+  ChildProcess over({"/bin/false"}, folder.path_of("log"));
+  while (over.stop()) over.send_signal(SIGCONT);  // it may be stopped before it ends
+  EXPECT_EQ(over.exit_code(), 1);
+}
+
+TEST(Claims, AreCountedWithoutWhatIsOnlyAsked) {
+  const pollux::testing::TemporaryFolder folder;
+  const std::string directory = std::filesystem::path(folder.path_of("x")).parent_path();
+  EXPECT_EQ(count_claims(directory), 0U);
+  (void)folder.make_file("5f0c.00000000000000000001", 33);
+  (void)folder.make_file("5f0c.00000000000000000002", 33);
+  (void)folder.make_file(".candidate.8c1d", 33);
+  EXPECT_EQ(count_claims(directory), 2U);
+  EXPECT_THROW((void)count_claims(folder.path_of("none")), Error);
 }
 
 TEST(RoleTracker, JoinsWhatDoesNotChange) {

@@ -12,6 +12,7 @@ namespace pollux::chaos {
 namespace {
 
 using std::chrono::milliseconds;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
@@ -95,6 +96,8 @@ TEST(Report, JsonHoldsWhatItSays) {
   EXPECT_EQ(report.at("summary").at("failover").at("median_ms").to_number<double>(), 40);
   EXPECT_EQ(report.at("faults").at(0).at("failover").at("to").as_string(), "pollux");
   EXPECT_EQ(report.at("faults").at(0).at("what").as_string(), "kill primary");
+  EXPECT_EQ(report.at("faults").at(0).at("number").to_number<int>(), 1);
+  EXPECT_THAT(boost::json::serialize(report.at("checked")), AllOf(HasSubstr("journal"), HasSubstr("no crash")));
   EXPECT_EQ(report.at("roles").at(1).at("role").as_string(), "primary, unprotected");
   EXPECT_EQ(report.at("violations").at(0).at("evidence").as_string(), "key x\n  before: </script>");
 }

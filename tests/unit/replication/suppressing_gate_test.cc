@@ -67,6 +67,15 @@ TEST_F(SuppressingGateTest, WhatADivergedEpochWroteIsForgotten) {
   EXPECT_EQ(on_image(0, 512), filled(512, 0));
 }
 
+TEST_F(SuppressingGateTest, AnImageThatCannotBeReadIsRemembered) {
+  EXPECT_EQ(read(0, 512), filled(512, 0));
+  EXPECT_NO_THROW(gate_->check_reads());
+  std::filesystem::resize_file(path_, 0);
+  Bytes into(512);
+  EXPECT_FALSE(gate_->read(kDisk, 0, into));
+  EXPECT_THROW(gate_->check_reads(), Error);
+}
+
 TEST_F(SuppressingGateTest, PromotedItPassesEverythingOn) {
   vmm::PassThroughOutput to(*backends_);
   gate_->promote(to);
