@@ -3,9 +3,14 @@
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import unittest
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
+
+from kvm_device import needs_kvm
 
 POLLUX = os.environ["POLLUX_BIN"]
 GUEST = os.environ["POLLUX_KV_SERVER"]
@@ -23,6 +28,7 @@ class Campaign(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
 
+    @needs_kvm
     def test_all_faults_and_every_promise_held(self):
         done = chaos("--seed", "4", "--duration", "45", "--guest", GUEST, "--report", str(self.folder))
         logs = "\n".join(f"== {log.name}\n{log.read_text()}" for log in sorted(self.folder.glob("run/*.log")))
@@ -41,6 +47,7 @@ class Campaign(unittest.TestCase):
         self.assertIn('"seed":4', page)
         self.assertNotIn("src=", page)
 
+    @needs_kvm
     def test_both_hosts_lost_in_a_promotion_cost_nothing_acknowledged(self):
         done = chaos("--seed", "1", "--duration", "8", "--faults", "kill-in-promotion", "--guest", GUEST, "--report", str(self.folder))
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
@@ -50,11 +57,13 @@ class Campaign(unittest.TestCase):
             self.assertIn("booted anew from the disk of", fault["note"])
             self.assertNotIn("failover", fault)
 
+    @needs_kvm
     def test_lockstep(self):
         done = chaos("--strategy", "lockstep", "--seed", "3", "--duration", "15", "--faults", "kill,pause,partition,switchover",
                      "--guest", GUEST, "--report", str(self.folder))
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
+    @needs_kvm
     def test_what_once_found_something(self):
         lines = (Path(__file__).parent / "regressions.txt").read_text().splitlines()
         campaigns = [line.split() for line in lines if line and not line.startswith("#")]
@@ -64,6 +73,7 @@ class Campaign(unittest.TestCase):
                 done = chaos(*words, "--guest", GUEST, "--report", str(self.folder))
                 self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
+    @needs_kvm
     def test_two_machines_where_nobody_arbitrates_are_found(self):
         done = chaos("--seed", "1", "--duration", "12", "--faults", "partition", "--without-arbiter", "--recovery-s", "5",
                      "--guest", GUEST, "--report", str(self.folder))

@@ -6,16 +6,21 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
+
+from kvm_device import needs_kvm
+
 POLLUX = os.environ["POLLUX_BIN"]
 GUESTS = Path(os.environ["POLLUX_GUESTS"])
 
 
-@unittest.skipUnless(os.access("/dev/kvm", os.R_OK | os.W_OK), "no /dev/kvm")
+@needs_kvm
 class RecordReplay(unittest.TestCase):
     def setUp(self):
         self.folder = Path(tempfile.mkdtemp(prefix="pollux-record-"))

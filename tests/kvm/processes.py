@@ -3,10 +3,15 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
+
+import kvm_device
 
 POLLUX = os.environ["POLLUX_BIN"]
 GUEST = os.environ["POLLUX_PAGE_WRITER"]
@@ -44,8 +49,8 @@ class Processes(unittest.TestCase):
         self.fail(f"{log} does not show {pattern}: {(self.folder / log).read_text()}")
 
     def setUp(self):
-        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-            self.skipTest("/dev/kvm cannot be used")
+        if why := kvm_device.why_not():
+            self.skipTest(why)
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)

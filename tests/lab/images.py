@@ -1,4 +1,4 @@
-"""Builds the lab's images from installed Debian packages, as an ordinary user.
+"""Builds the lab's images from Debian packages, installed or unpacked by `./run setup`, as an ordinary user.
 
 Each image is rebuilt only when the content of one of its inputs has changed: the digest of all
 inputs is kept beside the image. Archives are not compressed: unpacking gzip costs an emulated
@@ -34,22 +34,25 @@ def required(path: str, package: str) -> Path:
     return Path(path)
 
 
-def newest_kernel() -> str:
-    """The version of the newest installed cloud kernel, such as 6.1.0-56-cloud-amd64."""
+def newest_kernel() -> tuple[Path, str]:
+    """The newest cloud kernel that is installed or, if none is, unpacked: where its /boot and /lib are, and its version,
+    such as 6.1.0-56-cloud-amd64."""
     def numbers(version):
         return [int(part) for part in re.findall(r"\d+", version)]
-    versions = [p.name.removeprefix("vmlinuz-") for p in Path("/boot").glob("vmlinuz-*-cloud-amd64")]
-    versions = [v for v in versions if Path("/lib/modules", v, "modules.dep").exists()]
-    if not versions:
-        raise ImageError("no cloud kernel in /boot: install the Debian package linux-image-cloud-amd64")
-    return max(versions, key=numbers)
+    for roots in ([Path("/")], paths.PACKAGES.glob("linux-image-*")):
+        kernels = [(root, kernel.name.removeprefix("vmlinuz-"))
+                   for root in roots for kernel in root.glob("boot/vmlinuz-*-cloud-amd64")]
+        kernels = [(root, version) for root, version in kernels if (root / "lib/modules" / version / "modules.dep").exists()]
+        if kernels:
+            return max(kernels, key=lambda kernel: numbers(kernel[1]))
+    raise ImageError(f"no cloud kernel in /boot or {paths.PACKAGES}: run ./run setup")
 
 
 class Modules:
     """The modules of one kernel, with what modules.dep says about their dependencies."""
 
-    def __init__(self, version: str):
-        self.folder = Path("/lib/modules", version)
+    def __init__(self, root: Path, version: str):
+        self.folder = root / "lib/modules" / version
         self.dependencies = {}
         for line in (self.folder / "modules.dep").read_text().splitlines():
             module, _, needed = line.partition(":")
@@ -158,9 +161,9 @@ class Builder:
 
     def __init__(self, say=print):
         self.say = say
-        self.kernel_version = newest_kernel()
-        self.kernel = required(f"/boot/vmlinuz-{self.kernel_version}", "linux-image-cloud-amd64")
-        self.modules = Modules(self.kernel_version)
+        root, self.kernel_version = newest_kernel()
+        self.kernel = root / f"boot/vmlinuz-{self.kernel_version}"
+        self.modules = Modules(root, self.kernel_version)
 
     def all(self):
         paths.IMAGES.mkdir(parents=True, exist_ok=True)
@@ -236,7 +239,7 @@ class Builder:
 
     def guest_root(self):
         here = paths.HERE / "guest"
-        redis = required("/usr/bin/redis-server", "redis-server")
+        redis = required("/usr/bin/redis-check-rdb", "redis-tools")  # Redis, whatever its name; under this one a server
 
         def fill(tree):
             tree.busybox(links=True)

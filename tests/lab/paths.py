@@ -20,6 +20,9 @@ def pollux_binary() -> Path:
     return Path(os.environ.get("POLLUX_BIN") or repository() / "build/release/cli/pollux").resolve()
 
 
+PACKAGES = repository() / "build" / "packages"   # what `./run setup` has unpacked, and not installed
+os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{PACKAGES / 'bin'}"
+
 IMAGES = lab_dir() / "images"
 RUNS = lab_dir() / "runs"
 

@@ -8,6 +8,7 @@ import unittest
 from pathlib import Path
 
 sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 import namespace
 
@@ -15,6 +16,7 @@ if __name__ == "__main__":
     namespace.enter()
 
 import paths
+from kvm_device import needs_kvm
 from lab import Lab
 
 BUILD = paths.repository() / "build/release"
@@ -34,6 +36,7 @@ def here(guest: str, sites: int, words: str) -> str:
 class Guests(unittest.TestCase):
     npt = True
 
+    @needs_kvm  # to compare with
     def test_same_states_as_on_this_host(self):
         with Lab("guests", say=lambda line: None) as lab:
             castor = lab.start_host("castor", npt=self.npt)
@@ -42,8 +45,6 @@ class Guests(unittest.TestCase):
                 castor.put(GUESTS / guest, f"/root/{guest}")
             there = {run: castor.run(f"/root/guest_states /root/{run[0]} {run[1]} '{run[2]}'", timeout=180).output
                      for run in RUNS}
-        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-            self.skipTest("no /dev/kvm here to compare with")
         for run in RUNS:
             with self.subTest(guest=run[0]):
                 self.assertEqual(there[run], here(*run))

@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 import namespace
 
@@ -20,10 +21,10 @@ import hardware
 import host
 import images
 import test_vm
+from kvm_device import needs_kvm
 from lab import CLIENT_IP, Host, Lab, LabError, guest_cmdline, wait_until
 from local_host import LocalHost
 
-needs_kvm = unittest.skipUnless(os.access("/dev/kvm", os.R_OK | os.W_OK), "/dev/kvm does not open")
 INTEL, AMD, NEITHER = "fpu vmx sse", "fpu svm sse", "fpu svm_lock hypervisor"
 
 

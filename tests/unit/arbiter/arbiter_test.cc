@@ -76,7 +76,7 @@ class EveryArbiter : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     if (GetParam() == "etcd" && !EtcdServer::available()) {
-      GTEST_SKIP() << "there is no /usr/bin/etcd (package etcd-server)";
+      GTEST_SKIP() << "there is no etcd in PATH (./run setup)";
     }
     if (GetParam() == "etcd") {
       backend_ = std::make_unique<EtcdBackend>();

@@ -86,7 +86,7 @@ std::string ok(const std::string& body) {
 class EtcdClaims : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!EtcdServer::available()) GTEST_SKIP() << "there is no /usr/bin/etcd (package etcd-server)";
+    if (!EtcdServer::available()) GTEST_SKIP() << "there is no etcd in PATH (./run setup)";
   }
   const ReplicaId castor_ = ReplicaId::random();
   const ReplicaId pollux_ = ReplicaId::random();

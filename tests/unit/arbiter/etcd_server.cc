@@ -11,14 +11,16 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <future>
+#include <sstream>
 
 #include "base/fd.h"
 
 namespace pollux::protocol {
 namespace {
 
-constexpr const char* kEtcd = "/usr/bin/etcd";
+constexpr const char* kEtcd = "etcd";  // of PATH
 constexpr int kStartAttempts = 5;  // another process may take a free port first
 
 sockaddr_in loopback(std::uint16_t port) {
@@ -77,7 +79,14 @@ EtcdServer::EtcdServer(std::vector<std::string> tls_arguments) : tls_arguments_(
 
 EtcdServer::~EtcdServer() { kill(); }
 
-bool EtcdServer::available() { return ::access(kEtcd, X_OK) == 0; }
+bool EtcdServer::available() {
+  const char* path = std::getenv("PATH");
+  std::istringstream folders(path != nullptr ? path : "");
+  for (std::string folder; std::getline(folders, folder, ':');) {
+    if (::access((folder + "/" + kEtcd).c_str(), X_OK) == 0) return true;
+  }
+  return false;
+}
 
 std::string EtcdServer::url() const {
   return fmt::format("{}://127.0.0.1:{}", tls_arguments_.empty() ? "http" : "https", client_port_);
@@ -109,7 +118,7 @@ bool EtcdServer::start() {
   if (pid_ == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::dup2(writing.get(), STDERR_FILENO);
-    ::execv(kEtcd, argv.data());
+    ::execvp(kEtcd, argv.data());
     ::_exit(127);
   }
   writing.reset();

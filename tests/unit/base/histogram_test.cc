@@ -28,6 +28,21 @@ TEST(Histogram, QuantileIsNeverBelowAndAtMostOneThirtySecondAboveTheTrueValue) {
   }
 }
 
+TEST(Histogram, TellsTheMiddleTheTailAndTheLargestApart) {
+  Histogram histogram;
+  for (int i = 0; i < 980; ++i) histogram.record(7);
+  for (int i = 0; i < 19; ++i) histogram.record(24);
+  histogram.record(1'000'003);
+  EXPECT_EQ(histogram.quantile(0.5), 7u);
+  EXPECT_EQ(histogram.quantile(0.98), 7u);
+  EXPECT_EQ(histogram.quantile(0.99), 24u);
+  EXPECT_EQ(histogram.quantile(0.999), 24u);
+  EXPECT_EQ(histogram.max(), 1'000'003u);  // exactly
+  EXPECT_EQ(histogram.quantile(1.0), histogram.max());
+  EXPECT_EQ(histogram.count(), 1000u);
+  EXPECT_EQ(histogram.sum(), 980u * 7 + 19 * 24 + 1'000'003);
+}
+
 TEST(Histogram, HoldsTheLargestValue) {
   Histogram histogram;
   histogram.record(~std::uint64_t{0});

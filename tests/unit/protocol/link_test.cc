@@ -11,11 +11,14 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
+#include <functional>
 #include <future>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "base/fd.h"
+#include "protocol/session/sealed_frame.h"
 
 namespace pollux::protocol {
 namespace {
@@ -379,6 +382,154 @@ TEST_F(LinkTest, LinksNobodyAcceptedAreClosedWithTheListener) {
   listener_.reset();
   EXPECT_FALSE(link->receive(kPatience));
   EXPECT_FALSE(link->is_up());
+}
+
+// Stands between the two ends of a link: passes everything on, until it is told to spoil what comes next.
+class Relay {
+ public:
+  // What to do to the next bytes of the primary's. False: both connections are closed after them.
+  using Spoil = std::function<bool(Bytes& bytes)>;
+
+  explicit Relay(std::uint16_t to) : listening_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in bound = loopback(0);
+    EXPECT_EQ(::bind(listening_.get(), reinterpret_cast<const sockaddr*>(&bound), sizeof bound), 0);
+    EXPECT_EQ(::listen(listening_.get(), 1), 0);
+    socklen_t length = sizeof bound;
+    EXPECT_EQ(::getsockname(listening_.get(), reinterpret_cast<sockaddr*>(&bound), &length), 0);
+    port_ = ntohs(bound.sin_port);
+    thread_ = std::thread([this, to] { run(to); });
+  }
+  ~Relay() {
+    ::shutdown(listening_.get(), SHUT_RDWR);
+    hang_up();
+    thread_.join();
+  }
+
+  [[nodiscard]] std::uint16_t port() const { return port_; }
+  void spoil_next(Spoil spoil) {
+    const std::lock_guard lock(mutex_);
+    spoil_ = std::move(spoil);
+  }
+
+ private:
+  static sockaddr_in loopback(std::uint16_t port) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return address;
+  }
+
+  void run(std::uint16_t to) {
+    Fd primary(::accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    Fd backup(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const sockaddr_in address = loopback(to);
+    if (!primary || ::connect(backup.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) return;
+    {
+      const std::lock_guard lock(mutex_);
+      primary_ = std::move(primary);
+      backup_ = std::move(backup);
+    }
+    std::thread back([this] { pass(backup_, primary_, false); });
+    pass(primary_, backup_, true);
+    back.join();
+  }
+
+  void pass(const Fd& from, const Fd& to, bool primarys) {
+    Bytes buffer(1 << 16);
+    for (;;) {
+      const auto got = ::recv(from.get(), buffer.data(), buffer.size(), 0);
+      if (got <= 0) return hang_up();
+      Bytes bytes(buffer.begin(), buffer.begin() + got);
+      const bool goes_on = !primarys || spoil(bytes);
+      for (std::size_t sent = 0; sent < bytes.size();) {
+        const auto put = ::send(to.get(), bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
+        if (put <= 0) return hang_up();
+        sent += static_cast<std::size_t>(put);
+      }
+      if (!goes_on) return hang_up();
+    }
+  }
+
+  bool spoil(Bytes& bytes) {
+    const std::lock_guard lock(mutex_);
+    return !spoil_ || std::exchange(spoil_, nullptr)(bytes);
+  }
+
+  void hang_up() {
+    const std::lock_guard lock(mutex_);
+    for (const Fd* end : {&primary_, &backup_}) {
+      if (*end) ::shutdown(end->get(), SHUT_RDWR);
+    }
+  }
+
+  Fd listening_;
+  std::uint16_t port_ = 0;
+  std::mutex mutex_;
+  Spoil spoil_;
+  Fd primary_;
+  Fd backup_;
+  std::thread thread_;
+};
+
+class SpoiledLinkTest : public LinkTest {
+ protected:
+  // A link on which one message went through, and the next is spoilt on its way: why it is down at the other end.
+  std::string reason_of(const Message& message, const Bytes& body, Relay::Spoil spoil) {
+    listen();
+    Relay relay(listener_->port());
+    to_backup_ = Link::connect({"127.0.0.1", relay.port()}, primary_, backup_.public_key());
+    to_primary_ = listener_->accept(kPatience);
+    if (!to_primary_) return "no link";
+    EXPECT_TRUE(to_backup_->send(EpochOpen{{1}}));
+    EXPECT_EQ(to_primary_->receive(kPatience)->message, Message(EpochOpen{{1}}));
+
+    relay.spoil_next(std::move(spoil));
+    to_backup_->send(message, body);
+    EXPECT_FALSE(to_primary_->receive(kPatience));  // nothing of it
+    EXPECT_FALSE(to_primary_->is_up());
+    EXPECT_FALSE(to_primary_->send(Ack{{1}}));
+    EXPECT_FALSE(to_backup_->receive(kPatience));
+    EXPECT_FALSE(to_backup_->is_up());  // the other end hears of it
+    const std::string reason = to_primary_->down_reason();
+    EXPECT_THAT(reason, ::testing::Not(HasSubstr("\n")));
+    return reason;
+  }
+
+  static Relay::Spoil flip(std::size_t at) {
+    return [at](Bytes& bytes) {
+      EXPECT_LT(at, bytes.size());
+      bytes.at(at) ^= std::byte{0x10};
+      return true;
+    };
+  }
+};
+
+TEST_F(SpoiledLinkTest, AFlippedBitEndsTheLink) {
+  // The prefix's lengths and number, the header behind it, the header's tag.
+  EXPECT_EQ(reason_of(EpochOpen{{2}}, {}, flip(8)), "a frame is repeated or missing");
+  EXPECT_EQ(reason_of(EpochOpen{{2}}, {}, flip(session::kPrefixBytes)), "a frame is not authentic");
+  EXPECT_EQ(reason_of(EpochOpen{{2}}, {}, [](Bytes& bytes) {
+    bytes.back() ^= std::byte{1};
+    return true;
+  }), "a frame is not authentic");
+  EXPECT_EQ(reason_of(pages(2), pattern(2 * kPageSize, 1), [](Bytes& bytes) {
+    bytes.at(bytes.size() / 2) ^= std::byte{1};  // somewhere in the pages
+    return true;
+  }), "a frame is not authentic");
+}
+
+TEST_F(SpoiledLinkTest, ATruncatedFrameEndsTheLink) {
+  EXPECT_EQ(reason_of(pages(2), pattern(2 * kPageSize, 1), [](Bytes& bytes) {
+    bytes.resize(bytes.size() / 2);
+    return false;
+  }), "the peer closed the connection");
+}
+
+TEST_F(SpoiledLinkTest, AnOversizedFrameEndsTheLinkBeforeMemoryIsTakenForIt) {
+  for (const std::size_t length : {std::size_t{3}, std::size_t{7}}) {  // the highest byte of the header's, of the body's
+    EXPECT_EQ(reason_of(EpochOpen{{2}}, {}, flip(length)), "a frame is longer than allowed");
+  }
 }
 
 // Run by hand for docs/protocol.md: --gtest_also_run_disabled_tests --gtest_filter=*Throughput*
