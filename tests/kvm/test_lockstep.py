@@ -4,6 +4,7 @@ by orders, and its disk is the same everywhere."""
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 import unittest
@@ -101,6 +102,31 @@ class Lockstep(Processes):
         self.assertEqual(told["divergences"], 0)
         self.assertLessEqual(told["lag_epochs_max"], 8)
         self.assertGreater(told["log_bytes_total"], 0)
+
+    def test_a_primary_that_stood_still_in_an_epoch_goes_on(self):
+        """For longer than a guest may take for an epoch (10 s): the time was not the guest's."""
+        def patient(host: str) -> list[str]:
+            words = list(self.host_words(host))
+            words[words.index("--timeout-ms") + 1] = "60000"
+            return words
+        primary = self.start("primary", "primary", *patient("a"), "--profile", "deterministic", "--strategy",
+                             "lockstep", "--kernel", f"{GUESTS}/memory_writer", "--cmdline",
+                             "pages=100 rounds=1000000000 told=10000", "--memory", "32M", "--epoch-length", "1000000",
+                             "--console", f"file={self.folder / 'console-1'}")
+        self.wait_for("primary", "backups may join")
+        backup = self.start("backup", "backup", "--join", f"127.0.0.1:{self.ports['a']}", *patient("b"), "--console", "none")
+        self.wait_for("primary", r"backup \d+: protecting")
+        self.wait_for_console("console-1")
+        primary.send_signal(signal.SIGSTOP)
+        time.sleep(11)  # what is tested
+        primary.send_signal(signal.SIGCONT)
+        printed = (self.folder / "console-1").stat().st_size
+        deadline = time.monotonic() + 60
+        while (self.folder / "console-1").stat().st_size <= printed + 1000:
+            self.assertIsNone(primary.poll(), (self.folder / "primary").read_text())
+            self.assertLess(time.monotonic(), deadline, "the guest does not go on")
+            time.sleep(0.02)
+        self.assertIsNone(backup.poll(), (self.folder / "backup").read_text())
 
     def ctl(self, host: str, *words: str) -> str:
         result = subprocess.run([POLLUX, "ctl", "--socket", self.folder / f"{host}.sock", *words], timeout=90,
