@@ -22,9 +22,9 @@ def free_ports(count: int) -> list[int]:
 
 
 class Processes(unittest.TestCase):
-    def start(self, log: str, *words: str) -> subprocess.Popen:
+    def start(self, log: str, *words: str, stdin=subprocess.DEVNULL) -> subprocess.Popen:
         with open(self.folder / log, "wb") as output:
-            process = subprocess.Popen([POLLUX, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            process = subprocess.Popen([POLLUX, *words], stdin=stdin, stdout=output, stderr=output)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         return process
