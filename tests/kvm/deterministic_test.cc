@@ -11,7 +11,10 @@
 #include "base/error.h"
 #include "tests/support/deterministic_guest.h"
 #include "tests/support/test_machine.h"
+#include "vmm/deterministic/deterministic_state.capnp.h"
 #include "vmm/guest/abi.h"
+#include "vmm/state/machine_state.h"
+#include "vmm/state/message.h"
 
 namespace pollux::testing {
 namespace {
@@ -391,6 +394,30 @@ TEST_P(DirtyTracking, TellsEveryPageThatChanged) {
 
 INSTANTIATE_TEST_SUITE_P(Logs, DirtyTracking, ::testing::Values(vmm::DirtyLog::kRing, vmm::DirtyLog::kBitmap),
                          [](const auto& log) { return log.param == vmm::DirtyLog::kRing ? "ring" : "bitmap"; });
+
+// --- Its processor ---
+
+// What is in these tables is tested in tests/unit/vmm/cpuid_test.cc; this is that the machine has them, in its whole life.
+TEST_F(Deterministic, ItsProcessorHasNoRandomNumbersAndTimeStampsOnlyForTheKernel) {
+  DeterministicGuest guest(memory_writer("rounds=100000000"));
+  for (int i = 0; i < 2; ++i) {
+    guest.record({1'000}, 5);
+    const Bytes bytes = guest.machine().save();
+    vmm::ReceivedMessage message("state", bytes);
+    message.read<vmm::schema::DeterministicState>([](vmm::schema::DeterministicState::Reader state) {
+      const auto bit = [table = vmm::read_cpuid(state.getCpuid())](std::uint32_t leaf, auto word, unsigned number) {
+        const auto entry = std::ranges::find(table, leaf, &kvm_cpuid_entry2::function);
+        return entry != table.end() && ((*entry).*word >> number & 1) != 0;
+      };
+      EXPECT_TRUE(bit(1, &kvm_cpuid_entry2::edx, 26)) << "SSE2, which is there";
+      EXPECT_FALSE(bit(1, &kvm_cpuid_entry2::ecx, 30)) << "RDRAND";
+      EXPECT_FALSE(bit(7, &kvm_cpuid_entry2::ebx, 18)) << "RDSEED";
+      EXPECT_FALSE(bit(1, &kvm_cpuid_entry2::ecx, 24)) << "TSC deadline";
+      constexpr std::uint64_t kTimeStampDisable = 1 << 2;
+      EXPECT_NE(vmm::read_vcpu(state.getVcpu()).system_registers.cr4 & kTimeStampDisable, 0u);
+    });
+  }
+}
 
 // --- Hostile bytes ---
 
