@@ -29,8 +29,8 @@ class Processes(unittest.TestCase):
         self.addCleanup(process.kill)
         return process
 
-    def wait_for(self, log: str, pattern: str) -> re.Match:
-        deadline = time.monotonic() + 30
+    def wait_for(self, log: str, pattern: str, timeout: float = 30) -> re.Match:
+        deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if found := re.search(pattern, (self.folder / log).read_text()):
                 return found

@@ -149,6 +149,25 @@ class DeterministicVm final : public DeterministicMachine {
  private:
   enum class Ran { kBoundary, kStopped, kExhausted, kStuck };
 
+  // This thread may be kicked while there is one: also when KVM fails, nobody kicks a thread that may be gone.
+  class Inside {
+   public:
+    explicit Inside(DeterministicVm& vm) : vm_(vm) {
+      const std::lock_guard lock(vm_.runner_mutex_);
+      vm_.inside_ = ::pthread_self();
+      if (!vm_.first_entry_) vm_.first_entry_ = Clock::now();
+    }
+    ~Inside() {
+      const std::lock_guard lock(vm_.runner_mutex_);
+      vm_.inside_.reset();
+    }
+    Inside(const Inside&) = delete;
+    Inside& operator=(const Inside&) = delete;
+
+   private:
+    DeterministicVm& vm_;
+  };
+
   void create_vcpu(kvm::CpuidTable cpuid);
 
   bool run_free_epoch();
@@ -349,15 +368,12 @@ EpochEnd DeterministicVm::run(const EpochInputs* recorded) {
 
 DeterministicVm::Ran DeterministicVm::run_guest() {
   kvm::accept_kicks();
-  const auto set_runner = [this](std::optional<pthread_t> runner) {
-    const std::lock_guard lock(runner_mutex_);
-    inside_ = runner;
-    if (runner && !first_entry_) first_entry_ = Clock::now();
-  };
   watch_.enter();
-  set_runner(::pthread_self());
-  const Ran ran = run_to_boundary();
-  set_runner(std::nullopt);
+  Ran ran{};
+  {
+    const Inside inside(*this);
+    ran = run_to_boundary();
+  }
   if (ran == Ran::kStopped) watch_.leave();
   return ran;
 }
