@@ -14,8 +14,9 @@ using protocol::EpochId;
 using vmm::EpochEnd;
 using vmm::Gfn;
 
-LockstepReplica::LockstepReplica(ReplicaImage& image, vmm::Backends& backends, vmm::EpochLength epoch_length)
-    : image_(image), backends_(backends), epoch_length_(epoch_length) {}
+LockstepReplica::LockstepReplica(ReplicaImage& image, vmm::Backends& backends, vmm::EpochLength epoch_length,
+                                 std::chrono::milliseconds longest_epoch)
+    : image_(image), backends_(backends), epoch_length_(epoch_length), longest_epoch_(longest_epoch) {}
 
 std::optional<DivergedEpoch> LockstepReplica::apply(EpochRecord record) {
   if (record.inputs.empty()) {
@@ -38,6 +39,7 @@ void LockstepReplica::restore() {
   running_ = std::make_unique<ExecutingMachine>(backends_);
   vmm::DeterministicOptions options;
   options.epoch_length = epoch_length_;
+  options.longest_epoch = longest_epoch_;
   running_->machine = vmm::DeterministicMachine::restore(image_.config(), image_.take_memory(), image_.take_state(),
                                                          backends_, running_->input, running_->gate, options);
   diverged_ = false;

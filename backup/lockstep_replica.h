@@ -2,7 +2,8 @@
 //
 // It is made of the image when the full sync is whole. An epoch that ends otherwise than the primary's leaves it
 // diverged: it executes nothing more until a record of pages has brought its memory, disks and state to the end of a later
-// epoch, from which it goes on. It never takes an input from this host (rule P3).
+// epoch, from which it goes on. So does one that does not end although its guest had `longest_epoch` to run in it: nothing
+// it may come to is the primary's any more. It never takes an input from this host (rule P3).
 //
 // Used by the Applier's thread, except interrupt(); given up by give_up(), when that is idle.
 #pragma once
@@ -40,7 +41,8 @@ struct DivergedEpoch {
 
 class LockstepReplica {
  public:
-  LockstepReplica(ReplicaImage& image, vmm::Backends& backends, vmm::EpochLength epoch_length);
+  LockstepReplica(ReplicaImage& image, vmm::Backends& backends, vmm::EpochLength epoch_length,
+                  std::chrono::milliseconds longest_epoch = vmm::DeterministicOptions{}.longest_epoch);
 
   // Nothing: the machine stands at the end of this epoch, as the primary's did. Throws Error when this host cannot go on.
   [[nodiscard]] std::optional<DivergedEpoch> apply(EpochRecord record);
@@ -63,6 +65,7 @@ class LockstepReplica {
   ReplicaImage& image_;
   vmm::Backends& backends_;
   const vmm::EpochLength epoch_length_;
+  const std::chrono::milliseconds longest_epoch_;
   bool diverged_ = false;
   std::unique_ptr<ExecutingMachine> running_;
   std::mutex mutex_;

@@ -38,7 +38,7 @@ struct BackupCommand {
   std::string primary_staging = "256M";
   std::string timeline;
   std::string on_divergence = "heal";
-  std::uint64_t epoch_length = 0;  // 0: not given
+  std::optional<std::uint64_t> epoch_length;
   LifeOptions life;
 };
 

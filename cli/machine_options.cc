@@ -33,12 +33,12 @@ auto naming_options(Boot boot) {
 
 }  // namespace
 
-vmm::EpochLength epoch_length_of(std::uint64_t sites) {
-  if (sites == 0) return {};
-  if (sites < kMinEpochLength || sites > kMaxEpochLength) {
-    throw UsageError("--epoch-length " + std::to_string(sites) + ": expected 1000 to 1000000");
+vmm::EpochLength epoch_length_of(const std::optional<std::uint64_t>& sites) {
+  if (!sites) return {};
+  if (*sites < kMinEpochLength || *sites > kMaxEpochLength) {
+    throw UsageError("--epoch-length " + std::to_string(*sites) + ": expected 1000 to 1000000");
   }
-  return {sites};
+  return {*sites};
 }
 
 void MachineOptions::add_to(CLI::App& app) {
@@ -119,7 +119,7 @@ vmm::MachineProfile MachineOptions::profile() const {
 
 void MachineOptions::check_profile() const {
   if (profile() == vmm::MachineProfile::kStandard) {
-    if (epoch_length_ != 0) throw UsageError("--epoch-length: only with --profile deterministic");
+    if (epoch_length_) throw UsageError("--epoch-length: only with --profile deterministic");
     return;
   }
   if (vcpus_ != 1) throw UsageError("--cpus " + std::to_string(vcpus_) + ": a deterministic machine has one");

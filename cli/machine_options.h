@@ -1,6 +1,8 @@
 // A new machine, as `vm` and `primary` take it: kernel, memory, vCPUs, and the host's side.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "cli/host_options.h"
@@ -9,8 +11,8 @@
 
 namespace pollux::cli {
 
-// --epoch-length; 0: not given. Throws UsageError.
-[[nodiscard]] vmm::EpochLength epoch_length_of(std::uint64_t sites);
+// --epoch-length, if it was given. Throws UsageError.
+[[nodiscard]] vmm::EpochLength epoch_length_of(const std::optional<std::uint64_t>& sites);
 
 class MachineOptions {
  public:
@@ -47,7 +49,7 @@ class MachineOptions {
   unsigned vcpus_ = 1;
   std::string dirty_log_ = "bitmap";
   std::string profile_ = "standard";
-  std::uint64_t epoch_length_ = 0;  // 0: not given
+  std::optional<std::uint64_t> epoch_length_;
 };
 
 }  // namespace pollux::cli

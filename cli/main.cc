@@ -25,6 +25,7 @@ exit codes:
   4   the guest crashed: triple fault or a KVM error
   5   the machine was handed over to another host (pollux ctl switchover), and --rejoin was not given
   6   pollux vm --replay: an epoch was not as recorded
+  7   pollux vm --replay: the log was cut off: every whole epoch of it was as recorded
   130 ended by SIGINT (Ctrl-C)   143 ended by SIGTERM
 
 a guest in one line:

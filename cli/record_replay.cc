@@ -45,14 +45,18 @@ vmm::LogOrigin origin_of(const MachineOptions& options, const vmm::MachineConfig
   return origin;
 }
 
-// The part of an epoch under way when it is stopped is forgotten: nobody has seen anything of it.
-void record_epochs(vmm::DeterministicMachine& machine, vmm::EpochLength length, const Interruption& interruption,
-                   vmm::EpochLogWriter& log) {
+// The part of an epoch under way when it is stopped is forgotten: nobody has seen anything of it. Returns how it ended.
+vmm::MachineExit record_epochs(vmm::DeterministicMachine& machine, vmm::EpochLength length, const Interruption& interruption,
+                               vmm::EpochLogWriter& log) {
   while (!machine.exit() && !interruption.requested()) {
     const vmm::EpochEnd end = machine.record_epoch(length);
     if (end.why == vmm::EpochEnd::Why::kEpochEnd) log.append({end.number, end.inputs, end.digest});
+    if (end.why != vmm::EpochEnd::Why::kStuck) continue;
+    log.finish(vmm::LogEnd::kStopped);
+    return {vmm::ExitReason::kCrash, "the guest does not end its epochs"};
   }
   log.finish(machine.exit() ? vmm::LogEnd::kMachineEnded : vmm::LogEnd::kStopped);
+  return machine.exit().value_or(vmm::MachineExit{vmm::ExitReason::kRequested, ""});
 }
 
 // The recorded one, or the one given instead of it.
@@ -86,7 +90,8 @@ int report_end(const vmm::EpochLogReader& log, std::uint64_t epochs) {
     case vmm::LogEnd::kMachineEnded: spdlog::info("all {} epochs were the same; then the machine ended", epochs); break;
     case vmm::LogEnd::kStopped: spdlog::info("all {} epochs were the same; there the recording was stopped", epochs); break;
     case vmm::LogEnd::kCut:
-      spdlog::warn("all {} epochs were the same; there, at byte {}, the log was cut off", epochs, log.offset());
+      spdlog::error("the log was cut off: it ends behind byte {}, where {} epochs were the same", log.offset(), epochs);
+      return kLogCutExit;
   }
   return 0;
 }
@@ -105,10 +110,10 @@ int record_run(const MachineOptions& options, const std::string& path, DiskUse d
   });
   interruption.use(machine.get());
   signals.on_signal([&] { interruption.request(); });
-  record_epochs(*machine, options.epoch_length(), interruption, log);
+  const vmm::MachineExit exit = record_epochs(*machine, options.epoch_length(), interruption, log);
   signals.disarm();
   for (std::uint32_t i = 0; i < backends->disk_count(); ++i) (void)backends->disk({i}).sync();
-  return exit_code_of(machine->exit().value_or(vmm::MachineExit{vmm::ExitReason::kRequested, ""}), signals.received());
+  return exit_code_of(exit, signals.received());
 }
 
 int replay_run(const MachineOptions& options, const std::string& path) {

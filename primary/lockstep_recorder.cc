@@ -33,9 +33,8 @@ LockstepRecorder::LockstepRecorder(vmm::DeterministicMachine& machine, EngineMai
 LockstepRecorder::Ran LockstepRecorder::run(vmm::EpochLength length) {
   if (!begun_) begun_ = Clock::now();
   end_ = machine_.record_epoch(length);
-  if (end_.why == vmm::EpochEnd::Why::kStopped) {
-    return Clock::now() - *begun_ > vmm::DeterministicOptions{}.longest_epoch ? Ran::kStuck : Ran::kStopped;
-  }
+  if (end_.why == vmm::EpochEnd::Why::kStopped) return Ran::kStopped;
+  if (end_.why == vmm::EpochEnd::Why::kStuck) return Ran::kStuck;
   POLLUX_ASSERT(end_.why == vmm::EpochEnd::Why::kEpochEnd);
   took_ = Clock::now() - *begun_;
   begun_.reset();

@@ -27,9 +27,9 @@ def free_ports(count: int) -> list[int]:
 
 
 class Processes(unittest.TestCase):
-    def start(self, log: str, *words: str) -> subprocess.Popen:
+    def start(self, log: str, *words: str, stdin=subprocess.DEVNULL) -> subprocess.Popen:
         with open(self.folder / log, "wb") as output:
-            process = subprocess.Popen([POLLUX, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            process = subprocess.Popen([POLLUX, *words], stdin=stdin, stdout=output, stderr=output)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         return process
@@ -40,8 +40,8 @@ class Processes(unittest.TestCase):
             self.assertLess(time.monotonic(), deadline, "it does not come about within a minute")
             time.sleep(0.05)
 
-    def wait_for(self, log: str, pattern: str) -> re.Match:
-        deadline = time.monotonic() + 60
+    def wait_for(self, log: str, pattern: str, timeout: float = 60) -> re.Match:
+        deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if found := re.search(pattern, (self.folder / log).read_text()):
                 return found

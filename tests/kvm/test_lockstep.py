@@ -4,6 +4,7 @@ by orders, and its disk is the same everywhere."""
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 import unittest
@@ -11,6 +12,24 @@ import unittest
 from processes import POLLUX, Processes, free_ports
 
 GUESTS = os.environ["POLLUX_GUESTS"]
+
+
+def make_sites_loop(pid: int) -> int:
+    """As a fault of its memory might, in the RAM of this process's guest: where it counts it jumps to itself."""
+    site, loop = bytes.fromhex("4983ef01"), bytes.fromhex("ebfe")  # subq $1, %r15; jmp .
+    found = 0
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+        for line in maps:
+            start, end = (int(address, 16) for address in line.split()[0].split("-"))
+            if end - start != 32 << 20 or not line.split()[1].startswith("rw"):
+                continue
+            memory.seek(start)
+            content = memory.read(end - start)
+            for match in re.finditer(re.escape(site), content):
+                memory.seek(start + match.start())
+                memory.write(loop)
+                found += 1
+    return found
 
 
 class Lockstep(Processes):
@@ -101,6 +120,47 @@ class Lockstep(Processes):
         self.assertEqual(told["divergences"], 0)
         self.assertLessEqual(told["lag_epochs_max"], 8)
         self.assertGreater(told["log_bytes_total"], 0)
+
+    def lead_and_follow_patiently(self) -> tuple[subprocess.Popen, subprocess.Popen]:
+        """A guest that computes without end, on hosts that wait a minute for each other."""
+        def patient(host: str) -> list[str]:
+            words = list(self.host_words(host))
+            words[words.index("--timeout-ms") + 1] = "60000"
+            return words
+        primary = self.start("primary", "primary", *patient("a"), "--profile", "deterministic", "--strategy",
+                             "lockstep", "--kernel", f"{GUESTS}/memory_writer", "--cmdline",
+                             "pages=100 rounds=1000000000 told=10000", "--memory", "32M", "--epoch-length", "1000000",
+                             "--console", f"file={self.folder / 'console-1'}")
+        self.wait_for("primary", "backups may join")
+        backup = self.start("backup", "backup", "--join", f"127.0.0.1:{self.ports['a']}", *patient("b"), "--console", "none")
+        self.wait_for("primary", r"backup \d+: protecting")
+        self.wait_for_console("console-1")
+        return primary, backup
+
+    def check_it_goes_on(self, primary: subprocess.Popen, backup: subprocess.Popen):
+        printed = (self.folder / "console-1").stat().st_size
+        deadline = time.monotonic() + 60
+        while (self.folder / "console-1").stat().st_size <= printed + 1000:
+            self.assertIsNone(primary.poll(), (self.folder / "primary").read_text())
+            self.assertLess(time.monotonic(), deadline, "the guest does not go on")
+            time.sleep(0.02)
+        self.assertIsNone(backup.poll(), (self.folder / "backup").read_text())
+
+    def test_a_primary_that_stood_still_in_an_epoch_goes_on(self):
+        """For longer than a guest may take for an epoch (10 s): the time was not the guest's."""
+        primary, backup = self.lead_and_follow_patiently()
+        primary.send_signal(signal.SIGSTOP)
+        time.sleep(11)  # what is tested
+        primary.send_signal(signal.SIGCONT)
+        self.check_it_goes_on(primary, backup)
+
+    def test_a_backup_whose_guest_comes_to_no_epochs_end_is_healed(self):
+        """And does not hold up the primary's guest for ever: after 10 s of its time it has diverged."""
+        primary, backup = self.lead_and_follow_patiently()
+        self.assertGreater(make_sites_loop(backup.pid), 0)
+        self.wait_for("backup", "diverged in epoch .*it does not end", timeout=200)
+        self.wait_for("primary", "healed with")
+        self.check_it_goes_on(primary, backup)
 
     def ctl(self, host: str, *words: str) -> str:
         result = subprocess.run([POLLUX, "ctl", "--socket", self.folder / f"{host}.sock", *words], timeout=90,

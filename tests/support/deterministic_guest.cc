@@ -5,6 +5,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <condition_variable>
 #include <cstring>
 #include <ctime>
@@ -281,6 +283,21 @@ void DeterministicGuest::type(const std::string& text) {
 
 void DeterministicGuest::send_frame(Bytes frame) {
   POLLUX_ASSERT(::send(nic_input_, frame.data(), frame.size(), 0) == static_cast<ssize_t>(frame.size()));
+}
+
+std::size_t make_sites_loop(const vmm::GuestMemory& memory) {
+  constexpr std::array kSite{std::byte{0x49}, std::byte{0x83}, std::byte{0xef}, std::byte{0x01}};  // subq $1, %r15
+  std::size_t found = 0;
+  for (const vmm::Gfn gfn : memory.all_gfns()) {
+    const ByteView page = memory.page(gfn);
+    for (auto at = page.begin(); (at = std::search(at, page.end(), kSite.begin(), kSite.end())) != page.end(); ++found) {
+      const auto site = const_cast<std::byte*>(&*at);
+      site[0] = std::byte{0xeb};  // jmp
+      site[1] = std::byte{0xfe};  // to itself
+      at += kSite.size();
+    }
+  }
+  return found;
 }
 
 void DeterministicGuest::hold_disks() { gate_->hold(true); }

@@ -96,4 +96,7 @@ class DeterministicGuest {
 
 std::string guest_path(const std::string& name);
 
+// As a fault of the memory might, and nobody is told: every counted site becomes a jump to itself. How many were found.
+std::size_t make_sites_loop(const vmm::GuestMemory& memory);
+
 }  // namespace pollux::testing

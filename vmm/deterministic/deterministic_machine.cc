@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <iterator>
 #include <mutex>
 
 #include "base/error.h"
@@ -16,9 +15,12 @@
 #include "vmm/deterministic/deterministic_devices.h"
 #include "vmm/deterministic/deterministic_state.capnp.h"
 #include "vmm/deterministic/environment.h"
+#include "vmm/deterministic/epoch_clock.h"
 #include "vmm/deterministic/epoch_device.h"
+#include "vmm/deterministic/epoch_watch.h"
 #include "vmm/deterministic/free_runner.h"
 #include "vmm/deterministic/inbox.h"
+#include "vmm/deterministic/page_tracker.h"
 #include "vmm/guest/abi.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/kick_signal.h"
@@ -105,7 +107,7 @@ class DeterministicVm final : public DeterministicMachine {
         output_(output),
         devices_(config, *memory_, environment_, output_, inbox_),
         epoch_device_(environment_, *memory_, output_),
-        page_digests_(*memory_),
+        pages_(vm_, *memory_),
         io_("io") {
     devices_.add_to(bus_);
     bus_.add(guest_abi::kEpochDevice, guest_abi::kEpochDeviceBytes, epoch_device_);
@@ -145,29 +147,42 @@ class DeterministicVm final : public DeterministicMachine {
   std::unique_ptr<GuestMemory> give_up_memory() override;
 
  private:
-  enum class Ran { kBoundary, kStopped, kExhausted };
+  enum class Ran { kBoundary, kStopped, kExhausted, kStuck };
+
+  // This thread may be kicked while there is one: also when KVM fails, nobody kicks a thread that may be gone.
+  class Inside {
+   public:
+    explicit Inside(DeterministicVm& vm) : vm_(vm) {
+      const std::lock_guard lock(vm_.runner_mutex_);
+      vm_.inside_ = ::pthread_self();
+      if (!vm_.first_entry_) vm_.first_entry_ = Clock::now();
+    }
+    ~Inside() {
+      const std::lock_guard lock(vm_.runner_mutex_);
+      vm_.inside_.reset();
+    }
+    Inside(const Inside&) = delete;
+    Inside& operator=(const Inside&) = delete;
+
+   private:
+    DeterministicVm& vm_;
+  };
 
   void create_vcpu(kvm::CpuidTable cpuid);
-  void log_writes();
-  void stop_logging();
-  [[nodiscard]] std::vector<Gfn> written_pages();
-  void protect(const std::vector<Gfn>& pages);
-  [[nodiscard]] std::vector<Gfn> harvest();
-  void keep_for_tracking(const std::vector<Gfn>& written);
-  void know_digests();
 
-  [[nodiscard]] bool is_parked_in_time();
   bool run_free_epoch();
   void publish(MachineExit exit);
   [[nodiscard]] bool is_exit_published();
 
   void begin(EpochLength length);
-  void load_count(EpochLength length);
-  [[nodiscard]] bool complete_load();
+  [[nodiscard]] bool settle();
   EpochEnd record(EpochLength length);
   EpochEnd run(const EpochInputs* recorded);
   [[nodiscard]] Ran run_guest();
+  [[nodiscard]] Ran run_to_boundary();
   [[nodiscard]] bool run_vcpu();
+  [[nodiscard]] bool is_stuck();
+  void kick();
   void handle_exit();
   void handle_memory();
   void end(ExitReason reason, std::string detail);
@@ -181,6 +196,19 @@ class DeterministicVm final : public DeterministicMachine {
   [[nodiscard]] Digest register_digest();
   [[nodiscard]] kvm_regs registers() const;
 
+  // What the machine is doing, in its flags; no other combination occurs outside of a call.
+  //
+  //   paused_  under_way_  exit_  the machine
+  //   yes      no          no     stands between two epochs: anything may be asked of it
+  //   yes      no          yes    has ended: its epochs are empty
+  //   yes      yes         no     stands in the midst of an epoch. Stopped, or stuck: the same call goes on with it. Diverged, or
+  //                               KVM failed: its memory is all that can still be had of it
+  //   no       any         any    runs freely: everything but the atomics is the FreeRunner's thread's
+  //
+  // Besides: park_requested_ is set only in pause(), while not paused_. restored_ is set from restore() to the first epoch,
+  // and interrupt_pending_ only while not under_way_. stop_ may be set at any time: whoever runs next takes it. The end of
+  // a machine that runs freely (published_exit_) is its exit_, or a failure of the host or a request from outside, which are
+  // not the guest's.
   MachineConfig config_;
   DeterministicOptions options_;
   std::unique_ptr<GuestMemory> memory_;
@@ -194,19 +222,16 @@ class DeterministicVm final : public DeterministicMachine {
   DeterministicDevices devices_;
   EpochDevice epoch_device_;
   Bus bus_;
-  PageDigests page_digests_;
+  PageTracker pages_;
   kvm::CpuidTable cpuid_;
   std::unique_ptr<kvm::Vcpu> vcpu_;
+  std::unique_ptr<EpochClock> clock_;
   bool synced_ = false;  // the vCPU leaves its registers in its run area
 
   EpochNumber epoch_;
   bool under_way_ = false;  // the epoch was begun
   EpochLength length_;      // of the epoch under way
   std::optional<EpochBoundary> boundary_;
-  // The access that ended the last epoch: KVM wants its result with the next entry, or it was completed before the next
-  // epoch's length was known, and the count is still to be put into the guest's register.
-  enum class Load { kNone, kPending, kCompleted };
-  Load load_ = Load::kNone;
   bool interrupt_pending_ = false;
   std::uint64_t events_ = 0;  // raised while there was no event word
   std::optional<MachineExit> exit_;
@@ -215,16 +240,11 @@ class DeterministicVm final : public DeterministicMachine {
   std::atomic<bool> stop_ = false;
   mutable std::mutex runner_mutex_;
   std::optional<pthread_t> inside_;  // guarded by runner_mutex_: the thread inside run_guest()
+  EpochWatch watch_{options_.longest_epoch, [this] { kick(); }};
 
   std::atomic<bool> paused_ = true;
   std::atomic<bool> park_requested_ = false;  // a guest that waits is not let wait any more
-  std::atomic<bool> overdue_ = false;         // the guest does not come to its epoch's end
-  bool free_ = false;           // the epochs' inputs and digests are nobody's
-  bool logging_ = false;        // KVM tells what is written
-  bool tracking_ = false;       // start_dirty_tracking() to stop_dirty_tracking()
-  std::vector<Gfn> written_;    // while tracking: harvested for digests, not yet told by harvest_dirty_pages()
-  bool digests_known_ = false;  // page_digests_ are those of the memory, but for pages not harvested yet
-  bool restored_ = false;       // and has run no epoch since
+  bool restored_ = false;                     // and has run no epoch since
 
   std::mutex exit_mutex_;
   std::condition_variable exited_;
@@ -241,6 +261,8 @@ class DeterministicVm final : public DeterministicMachine {
 void DeterministicVm::create_vcpu(kvm::CpuidTable cpuid) {
   cpuid_ = std::move(cpuid);
   vcpu_ = std::make_unique<kvm::Vcpu>(vm_, 0, cpuid_);
+  clock_ = std::make_unique<SoftwareEpochClock>(*vcpu_);
+  pages_.attach(*vcpu_);
   synced_ = vcpu_->sync_registers();
 }
 
@@ -249,8 +271,7 @@ void DeterministicVm::boot(const BootSource& source) {
   create_vcpu(kvm::deterministic_cpuid(system_.supported_cpuid()));
   vcpu_->set_system_registers(boot::long_mode_system_registers(vcpu_->system_registers()));
   vcpu_->set_registers(boot::entry_registers(entry));
-  (void)page_digests_.update(memory_->dirty().take());
-  digests_known_ = true;
+  pages_.know_fresh_memory();
 }
 
 void DeterministicVm::restore(ByteView bytes) {
@@ -267,7 +288,7 @@ void DeterministicVm::restore(ByteView bytes) {
     vcpu_->restore(read_vcpu(state.getVcpu()), 0);
     epoch_ = {state.getEpoch()};
     interrupt_pending_ = state.getInterruptPending();
-    load_ = state.getCountDue() ? Load::kCompleted : Load::kNone;
+    clock_->restore(state.getCountDue());
     environment_.see_clock(std::chrono::nanoseconds(state.getClockNs()));
     epoch_device_.restore({state.getTimerNs(), state.getEventWord()});
     events_ = state.getEvents();
@@ -278,62 +299,11 @@ void DeterministicVm::restore(ByteView bytes) {
   if (exit_) publish(*exit_);
 }
 
-// --- What was written ---
-
-void DeterministicVm::log_writes() {
-  if (std::exchange(logging_, true)) return;
-  vm_.start_logging();
-}
-
-void DeterministicVm::stop_logging() {
-  if (!std::exchange(logging_, false)) return;
-  (void)harvest();  // leaves the ring empty
-  vm_.stop_logging();
-}
-
-// Before the first epoch whose digest is asked for; of memory that nobody kept digests of, all of it is read.
-void DeterministicVm::know_digests() {
-  log_writes();
-  if (std::exchange(digests_known_, true)) return;
-  keep_for_tracking(harvest());
-  page_digests_.refresh();
-}
-
-// What was written is still news to whoever tracks.
-void DeterministicVm::keep_for_tracking(const std::vector<Gfn>& written) {
-  if (!tracking_ || written.empty()) return;
-  std::vector<Gfn> both;
-  both.reserve(written_.size() + written.size());
-  std::set_union(written_.begin(), written_.end(), written.begin(), written.end(), std::back_inserter(both));
-  written_ = std::move(both);
-}
-
-// Since they were last protected.
-std::vector<Gfn> DeterministicVm::written_pages() {
-  if (vm_.dirty_log() == DirtyLog::kBitmap) {
-    vm_.harvest_bitmap();
-  } else if (vcpu_->dirty_ring().harvest(vm_)) {
-    vm_.reset_dirty_rings();
-  }
-  return memory_->dirty().take();
-}
-
-void DeterministicVm::protect(const std::vector<Gfn>& pages) {
-  if (vm_.protects_by_call()) vm_.protect(pages);
-}
-
-// The same, and all of them are protected again.
-std::vector<Gfn> DeterministicVm::harvest() {
-  std::vector<Gfn> pages = written_pages();
-  protect(pages);
-  return pages;
-}
-
 // --- An epoch ---
 
 EpochEnd DeterministicVm::record_epoch(EpochLength length) {
   POLLUX_ASSERT(paused_);
-  know_digests();
+  pages_.know_digests();
   return record(length);
 }
 
@@ -349,7 +319,7 @@ EpochEnd DeterministicVm::record(EpochLength length) {
 
 EpochEnd DeterministicVm::replay_epoch(const EpochInputs& inputs) {
   POLLUX_ASSERT(paused_);
-  know_digests();
+  pages_.know_digests();
   devices_.perform_concurrently(false);
   if (!under_way_) {
     environment_.replay(inputs.environment);
@@ -361,35 +331,20 @@ EpochEnd DeterministicVm::replay_epoch(const EpochInputs& inputs) {
 void DeterministicVm::begin(EpochLength length) {
   if (std::exchange(restored_, false)) devices_.resume_after_restore();
   under_way_ = true;
+  watch_.begin_epoch();
   boundary_.reset();
   times_ = {};
   const Timed timed(times_.inject);
   length_ = length;
-  load_count(length);
-  if (!interrupt_pending_ || exit_) return;
-  if (load_ == Load::kPending && !complete_load()) return;
+  clock_->start(length);
+  if (!interrupt_pending_ || exit_ || !settle()) return;
   vcpu_->interrupt(guest_abi::kEventVector);
   interrupt_pending_ = false;
-  load_ = Load::kNone;
 }
 
-void DeterministicVm::load_count(EpochLength length) {
-  if (load_ == Load::kPending) {
-    auto& mmio = vcpu_->run_area().mmio;
-    std::memcpy(mmio.data, &length.sites, sizeof mmio.data);
-  } else if (load_ == Load::kCompleted) {
-    kvm_regs registers = vcpu_->registers();
-    registers.r15 = length.sites;
-    vcpu_->set_registers(registers);
-  }
-}
-
-// KVM finishes the instruction behind an access only on the next entry (Documentation/virt/kvm/api.rst, KVM_RUN).
-bool DeterministicVm::complete_load() {
-  vcpu_->deny_run();
-  const kvm::Vcpu::Ran ran = vcpu_->run();
-  vcpu_->allow_run();
-  if (ran == kvm::Vcpu::Ran::kInterrupted) return true;
+// False: the machine ended instead.
+bool DeterministicVm::settle() {
+  if (clock_->settle()) return true;
   end(ExitReason::kCrash, "an instruction accesses the epoch device more than once");
   return false;
 }
@@ -397,10 +352,14 @@ bool DeterministicVm::complete_load() {
 EpochEnd DeterministicVm::run(const EpochInputs* recorded) {
   EpochEnd end;
   end.number = epoch_;
-  const Ran ran = run_guest();
-  if (ran == Ran::kStopped) {
-    end.why = EpochEnd::Why::kStopped;
-    return end;
+  switch (run_guest()) {
+    case Ran::kStopped: end.why = EpochEnd::Why::kStopped; return end;
+    case Ran::kStuck:
+      end.why = recorded != nullptr ? EpochEnd::Why::kDiverged : EpochEnd::Why::kStuck;
+      end.divergence = fmt::format("it does not end: the guest had {} ms", options_.longest_epoch.count());
+      return end;
+    case Ran::kBoundary:
+    case Ran::kExhausted: break;
   }
   finish(recorded, end);
   end.times = times_;
@@ -409,27 +368,28 @@ EpochEnd DeterministicVm::run(const EpochInputs* recorded) {
 
 DeterministicVm::Ran DeterministicVm::run_guest() {
   kvm::accept_kicks();
-  const auto set_runner = [this](std::optional<pthread_t> runner) {
-    const std::lock_guard lock(runner_mutex_);
-    inside_ = runner;
-    if (runner && !first_entry_) first_entry_ = Clock::now();
-  };
-  set_runner(::pthread_self());
-  Ran ran = Ran::kBoundary;
-  if (exit_) boundary_ = EpochBoundary::kEnded;
-  while (!boundary_) {
-    if (!run_vcpu()) {
-      ran = Ran::kStopped;
-      break;
-    }
-    if (environment_.exhausted()) {
-      ran = Ran::kExhausted;
-      break;
-    }
+  watch_.enter();
+  Ran ran{};
+  {
+    const Inside inside(*this);
+    ran = run_to_boundary();
   }
-  set_runner(std::nullopt);
+  if (ran == Ran::kStopped) watch_.leave();
   return ran;
 }
+
+DeterministicVm::Ran DeterministicVm::run_to_boundary() {
+  if (exit_) boundary_ = EpochBoundary::kEnded;
+  while (!boundary_) {
+    if (!run_vcpu()) return Ran::kStopped;
+    if (environment_.exhausted()) return Ran::kExhausted;
+    if (!boundary_ && is_stuck()) return Ran::kStuck;
+  }
+  return Ran::kBoundary;
+}
+
+// A guest that nobody waits for may go on as long as it likes.
+bool DeterministicVm::is_stuck() { return watch_.is_over() && (paused_ || park_requested_); }
 
 // Up to the next exit. False: interrupt() was called.
 bool DeterministicVm::run_vcpu() {
@@ -441,7 +401,7 @@ bool DeterministicVm::run_vcpu() {
     const Timed timed(times_.guest);
     ran = vcpu_->run();
   }
-  load_ = Load::kNone;
+  clock_->entered();
   if (ran == kvm::Vcpu::Ran::kInterrupted) return true;
   ++times_.exits;
   handle_exit();
@@ -459,9 +419,7 @@ void DeterministicVm::handle_exit() {
       }
       return;
     }
-    case KVM_EXIT_DIRTY_RING_FULL:
-      if (vcpu_->dirty_ring().harvest(vm_)) vm_.reset_dirty_rings();
-      return;
+    case KVM_EXIT_DIRTY_RING_FULL: return pages_.make_room();
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:
     case KVM_EXIT_SET_TPR: return;
@@ -487,21 +445,11 @@ void DeterministicVm::handle_memory() {
   } else {
     bus_.read(mmio.phys_addr, data);
   }
-  switch (epoch_device_.take_request()) {
-    case EpochDevice::Request::kNone: break;
-    case EpochDevice::Request::kEpochEnd:
-      load_ = Load::kPending;
-      boundary_ = EpochBoundary::kExpired;
-      break;
-    case EpochDevice::Request::kWait:
-      load_ = Load::kPending;
-      boundary_ = EpochBoundary::kWaited;
-      break;
-    case EpochDevice::Request::kPowerOff: {
-      const std::uint32_t code = epoch_device_.exit_code();
-      end(ExitReason::kPowerOff, code == 0 ? "" : fmt::format("the guest failed with code {:#x}", code));
-      break;
-    }
+  const EpochDevice::Request request = epoch_device_.take_request();
+  if (const auto boundary = clock_->boundary(request)) boundary_ = boundary;
+  if (request == EpochDevice::Request::kPowerOff) {
+    const std::uint32_t code = epoch_device_.exit_code();
+    end(ExitReason::kPowerOff, code == 0 ? "" : fmt::format("the guest failed with code {:#x}", code));
   }
   if (environment_.excessive()) end(ExitReason::kCrash, "the guest asks for too many environment values");
 }
@@ -514,11 +462,14 @@ void DeterministicVm::end(ExitReason reason, std::string detail) {
 void DeterministicVm::interrupt() {
   stop_ = true;
   vcpu_->deny_run();
-  {
-    const std::lock_guard lock(runner_mutex_);
-    if (inside_) ::pthread_kill(*inside_, kvm::kick_signal());
-  }
+  kick();
   inbox_.wake();
+}
+
+// Out of the guest, if it is in there.
+void DeterministicVm::kick() {
+  const std::lock_guard lock(runner_mutex_);
+  if (inside_) ::pthread_kill(*inside_, kvm::kick_signal());
 }
 
 // --- Its end ---
@@ -558,7 +509,7 @@ void DeterministicVm::finish(const EpochInputs* recorded, EpochEnd& end) {
   end.inputs = std::move(inputs);
   devices_.settle();
   end.output = output_.take_emitted();
-  if (!free_) end.digest = digest();
+  if (paused_) end.digest = digest();
   under_way_ = false;
   ++epoch_.value;
   if (exit_) publish(*exit_);
@@ -620,7 +571,7 @@ EpochDigest DeterministicVm::digest() {
   std::vector<Gfn> suspects;
   {
     const Timed timed(times_.harvest);
-    suspects = written_pages();
+    suspects = pages_.take_suspects();
   }
   const Timed timed(times_.digest);
   EpochDigest digest;
@@ -632,11 +583,9 @@ EpochDigest DeterministicVm::digest() {
   } const devices{devices_.digest(), epoch_device_.state(),
                   static_cast<std::uint64_t>(environment_.last_clock().count()), events_, interrupt_pending_};
   digest.devices = digest_of(bytes_of(devices));
-  PageDigests::Update update = page_digests_.update(suspects);
-  protect(update.cold);
+  PageDigests::Update update = pages_.update(suspects);
   digest.memory = update.memory;
   digest.pages = std::move(update.changed);
-  if (tracking_) keep_for_tracking(pages_of(digest));
   return digest;
 }
 
@@ -669,8 +618,8 @@ void DeterministicVm::promote() {
 }
 
 std::vector<Gfn> DeterministicVm::altered_pages() {
-  POLLUX_ASSERT(paused_ && digests_known_);
-  return page_digests_.altered();
+  POLLUX_ASSERT(paused_);
+  return pages_.altered();
 }
 
 std::unique_ptr<GuestMemory> DeterministicVm::give_up_memory() {
@@ -687,10 +636,7 @@ Bytes DeterministicVm::save() {
   POLLUX_ASSERT(paused_);
   // After a failure of this host's, or a replay that went another way.
   if (under_way_) throw Error("save machine: it stopped in the midst of an epoch");
-  if (load_ == Load::kPending && !exit_) {
-    if (!complete_load()) throw Error("save machine: " + exit_->detail);
-    load_ = Load::kCompleted;
-  }
+  if (!exit_ && !settle()) throw Error("save machine: " + exit_->detail);
   capnp::MallocMessageBuilder message;
   auto state = message.initRoot<schema::DeterministicState>();
   state.setVersion(kStateVersion);
@@ -699,7 +645,7 @@ Bytes DeterministicVm::save() {
   write_vcpu(vcpu_->capture(), state.initVcpu());
   state.setEpoch(epoch_.value);
   state.setInterruptPending(interrupt_pending_);
-  state.setCountDue(load_ == Load::kCompleted);
+  state.setCountDue(clock_->is_due());
   state.setClockNs(environment_.last_clock().count());
   state.setTimerNs(epoch_device_.state().timer_ns);
   state.setEventWord(epoch_device_.state().event_word);
@@ -713,9 +659,7 @@ Bytes DeterministicVm::save() {
 
 void DeterministicVm::resume() {
   POLLUX_ASSERT(paused_ && (!under_way_ || is_exit_published()));
-  free_ = true;
-  digests_known_ = false;
-  if (!tracking_) stop_logging();
+  pages_.forget_digests();
   paused_ = false;
   runner_.unpark();
 }
@@ -725,32 +669,21 @@ void DeterministicVm::pause() {
   runner_.request_park();
   park_requested_ = true;
   inbox_.wake();
-  if (!is_parked_in_time()) {
-    overdue_ = true;
-    interrupt();
-    while (!runner_.wait_parked(options_.longest_epoch)) {  // nothing of the guest's keeps it
-    }
-  }
+  runner_.wait_parked();
   park_requested_ = false;
-  free_ = false;
   paused_ = true;
-}
-
-// In many short waits: a host that stood still meanwhile gave the guest no time.
-bool DeterministicVm::is_parked_in_time() {
-  constexpr int kWaits = 50;
-  for (int i = 0; i < kWaits; ++i) {
-    if (runner_.wait_parked(options_.longest_epoch / kWaits)) return true;
-  }
-  return false;
 }
 
 // On the runner's thread. False: the machine ended.
 bool DeterministicVm::run_free_epoch() {
   try {
     while (under_way_ || (!exit_ && !is_exit_published())) {
-      if (record(options_.epoch_length).why != EpochEnd::Why::kStopped) return true;
-      if (overdue_) end(ExitReason::kCrash, "the guest does not end its epochs");
+      switch (record(options_.epoch_length).why) {
+        case EpochEnd::Why::kStopped: break;
+        case EpochEnd::Why::kStuck: end(ExitReason::kCrash, "the guest does not end its epochs"); break;
+        case EpochEnd::Why::kEpochEnd:
+        case EpochEnd::Why::kDiverged: return true;
+      }
     }
   } catch (const std::exception& error) {
     publish({ExitReason::kHostFailed, error.what()});
@@ -789,27 +722,17 @@ std::optional<Clock::time_point> DeterministicVm::first_entry() const {
 
 void DeterministicVm::start_dirty_tracking() {
   POLLUX_ASSERT(paused_);
-  log_writes();
-  if (digests_known_) (void)page_digests_.update(harvest());
-  (void)harvest();
-  written_.clear();
-  tracking_ = true;
+  pages_.start();
 }
 
 void DeterministicVm::stop_dirty_tracking() {
   POLLUX_ASSERT(paused_);
-  tracking_ = false;
-  written_.clear();
-  if (!digests_known_) stop_logging();
+  pages_.stop();
 }
 
 std::vector<Gfn> DeterministicVm::harvest_dirty_pages() {
   POLLUX_ASSERT(paused_);
-  const std::vector<Gfn> now = harvest();
-  // They are news to nobody else any more.
-  if (digests_known_) (void)page_digests_.update(now);
-  keep_for_tracking(now);
-  return std::exchange(written_, {});
+  return pages_.harvest();
 }
 
 }  // namespace

@@ -7,13 +7,13 @@
 // delivered, and interrupts queued only between two epochs.
 //
 // As every machine it also runs freely (resume() to pause()): then the epochs follow each other on a thread of its own,
-// their inputs are forgotten, and a pause comes at an epoch's end.
+// their inputs are forgotten, and a pause comes at an epoch's end. A guest that does not come to it crashed.
 //
 // It knows nothing of replication.
 //
 // Threads: the caller of record_epoch() or replay_epoch(), or the FreeRunner's, runs the vCPU and has everything of the
 // machine meanwhile; one I/O thread receives frames and console input into the Inbox; one for each disk performs its
-// requests. Public functions are for one controlling thread, except interrupt(), request_exit() and wait_for_exit().
+// requests; the EpochWatch's looks after epochs that do not end. Public functions are for one controlling thread, except interrupt(), request_exit() and wait_for_exit().
 #pragma once
 
 #include <chrono>
@@ -41,8 +41,8 @@ struct DeterministicOptions {
   DirtyLog dirty_log = DirtyLog::kBitmap;
   DiskMode disks = DiskMode::kConcurrent;
   EpochLength epoch_length;  // while it runs freely
-  // A guest that does not come to its epoch's end within this time of a pause ends the machine: it was not built with
-  // the counter, or goes around it.
+  // A guest that had as much time in an epoch and did not come to its end never will: it was not built with the counter,
+  // goes around it, or was led astray. Time in which the guest ran: see EpochWatch.
   std::chrono::milliseconds longest_epoch = std::chrono::seconds(10);
 };
 
@@ -62,6 +62,7 @@ struct EpochEnd {
     kEpochEnd,   // the epoch is over; `inputs` and `digest` are of it
     kStopped,    // interrupt() came first: the epoch goes on with the next call
     kDiverged,   // repeated, it did not do what was recorded; the machine is of no more use
+    kStuck,      // recorded, it had DeterministicOptions::longest_epoch and does not end
   };
   Why why = Why::kEpochEnd;
   EpochNumber number;
@@ -96,7 +97,7 @@ class DeterministicMachine : public Machine {
   //
   // With inputs of this host. From the first call on, what the backends receive is the machine's.
   virtual EpochEnd record_epoch(EpochLength length) = 0;
-  // With these inputs. An epoch that was stopped must be continued with the same ones.
+  // With these inputs. An epoch that was stopped must be continued with the same ones. One that does not end has diverged.
   virtual EpochEnd replay_epoch(const EpochInputs& inputs) = 0;
   // From any thread: the call under way, or the next one, returns soon. A guest that waits has its epoch ended; one
   // that computes is stopped in the midst of it.

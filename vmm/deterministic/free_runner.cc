@@ -32,9 +32,9 @@ void FreeRunner::request_park() {
   changed_.notify_all();
 }
 
-bool FreeRunner::wait_parked(std::chrono::milliseconds timeout) {
+void FreeRunner::wait_parked() {
   std::unique_lock lock(mutex_);
-  return changed_.wait_for(lock, timeout, [this] { return parked_; });
+  changed_.wait(lock, [this] { return parked_; });
 }
 
 void FreeRunner::main() {

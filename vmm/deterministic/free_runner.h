@@ -1,7 +1,6 @@
 // A thread that runs one epoch after the other, until it is parked.
 #pragma once
 
-#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -20,8 +19,8 @@ class FreeRunner {
   void unpark();
   // No epoch is begun from here on.
   void request_park();
-  // Until none is under way. False: not within that time.
-  [[nodiscard]] bool wait_parked(std::chrono::milliseconds timeout);
+  // Until none is under way.
+  void wait_parked();
 
  private:
   void main();

@@ -1,6 +1,7 @@
 // Kernels of different shapes, each followed by a line with its checksum. rounds=N (1): how often each is
-// run; kernel=NAME: only that one. repeat=N (1): how often all that is done. timed=1: also the nanoseconds each took, for the
-// benchmark.
+// run; kernel=NAME: only that one. repeat=N (1): how often all that is done, each time with other data. timed=1: also the
+// nanoseconds each took, for the benchmark. until_told=1: see rounds.h.
+#include "tests/guests/lockstep/rounds.h"
 #include "vmm/guest/runtime/guest.h"
 
 using namespace pollux::guest;
@@ -182,15 +183,16 @@ constexpr Kernel kKernels[] = {
     {"recursion", recursion},   {"copying", copying},       {"pointer_chase", pointer_chase},
 };
 
-void run_kernels() {
+void run_kernels(u64 repetition) {
   const u64 rounds = parameter("rounds", 1);
+  const u64 first = repetition * rounds;
   const bool timed = parameter("timed", 0) != 0;
   const Text only = parameter("kernel");
   for (const Kernel& kernel : kKernels) {
     if (only.data != nullptr && !(only == text_of(kernel.name))) continue;
     const u64 start = timed ? clock_ns() : 0;
     u64 checksum = 0;
-    for (u64 round = 0; round < rounds; ++round) checksum = mix(checksum) ^ kernel.run(round);
+    for (u64 round = first; round < first + rounds; ++round) checksum = mix(checksum) ^ kernel.run(round);
     const u64 took = timed ? clock_ns() - start : 0;
     print(kernel.name, " ", Hex{checksum});
     if (timed) print(" ns ", took);
@@ -201,7 +203,7 @@ void run_kernels() {
 }  // namespace
 
 int guest_main() {
-  const u64 repeat = parameter("repeat", 1);
-  for (u64 i = 0; i < repeat; ++i) run_kernels();
+  Rounds all(parameter("repeat", 1));
+  for (u64 i = 0; all.follows(i); ++i) run_kernels(i);
   return 0;
 }

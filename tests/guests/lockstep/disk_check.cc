@@ -1,6 +1,7 @@
 // Writes blocks of a known pattern to the first disk, reads them back and compares. blocks=N (256) of 4 KiB,
 // rounds=N (2), verify=1: only reads what an earlier run with the same parameters left. reads=N (1): how often each round
-// reads; 0: it only writes, and says so.
+// reads; 0: it only writes, and says so. until_told=1: see rounds.h.
+#include "tests/guests/lockstep/rounds.h"
 #include "vmm/guest/runtime/block.h"
 #include "vmm/guest/runtime/guest.h"
 
@@ -70,7 +71,8 @@ int guest_main() {
   auto* disk = new BlockDevice(0);
   auto* buffers = static_cast<Block*>(allocate_pages(kAtOnce * kBlockBytes));
   require(blocks * kSectors <= disk->sectors(), "disk too small");
-  for (std::uint64_t round = verify ? rounds - 1 : 0; round < rounds; ++round) {
+  Rounds all(rounds);
+  for (std::uint64_t round = verify ? rounds - 1 : 0; all.follows(round); ++round) {
     if (!verify) write_round(*disk, buffers, round, blocks);
     if (reads == 0) print("round ", round, " written\n");
     for (std::uint64_t read = 0; read < reads; ++read) {

@@ -1,6 +1,7 @@
 // Writes memory in a known pattern: rounds=N (10) rounds, each of which changes one word in each of pages=N
 // (1024) pages; then a checksum of all of it. pause_ms=N (0): sleeps as long after each round. told=N (0): says so
-// after every N rounds.
+// after every N rounds. until_told=1: see rounds.h.
+#include "tests/guests/lockstep/rounds.h"
 #include "vmm/guest/runtime/guest.h"
 
 using namespace pollux::guest;
@@ -12,14 +13,15 @@ int guest_main() {
   constexpr std::uint64_t kWords = kPageSize / 8;
   auto* words = static_cast<std::uint64_t*>(allocate_pages(pages * kPageSize));
   std::uint64_t state = 1;
-  for (std::uint64_t round = 0; round < rounds; ++round) {
+  Rounds all(rounds);
+  for (std::uint64_t round = 0; all.follows(round); ++round) {
     for (std::uint64_t page = 0; page < pages; ++page) {
       std::uint64_t& word = words[page * kWords + (round * 37 + page) % kWords];
       state = (state ^ word) * 0x9e37'79b9'7f4a'7c15 + page;
       state ^= state >> 31;
       word = state;
     }
-    if (told != 0 && (round + 1) % told == 0) print("round ", round + 1, "\n");
+    if (told != 0 && (round + 1) % told == 0) print("round ", round + 1, " ", Hex{state}, "\n");
     if (pause_ns != 0) sleep_until(clock_ns() + pause_ns);
   }
   std::uint64_t checksum = 0;

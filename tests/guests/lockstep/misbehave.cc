@@ -8,7 +8,12 @@ using namespace pollux::guest;
 
 namespace {
 
-volatile std::uint64_t kept;
+// On a page of its own: it is alone in what an epoch changed.
+struct alignas(4096) OwnPage {
+  volatile std::uint64_t word;
+};
+OwnPage own_page;
+volatile std::uint64_t& kept = own_page.word;
 
 std::uint64_t time_stamp() {
   std::uint32_t low = 0, high = 0;
