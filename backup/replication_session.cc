@@ -92,11 +92,6 @@ SessionOutcome ReplicationSession::run() {
     if (!outcome_) step(event::Tick{});
     send_ack();
   }
-  if (outcome_->promote && applier_ && !applier_->drain()) {
-    outcome_->promote = false;
-    outcome_->failed = true;
-    outcome_->reason = disk_failure_;
-  }
   if (!outcome_->promote || handed_over_) (void)link_->flush(std::chrono::seconds(1));
   link_->close();
   return *outcome_;
@@ -244,6 +239,11 @@ void ReplicationSession::set_diverged(DivergedEpoch diverged) {
   post(event);
 }
 
+std::string ReplicationSession::failure_of_disk() {
+  const std::lock_guard lock(mutex_);
+  return disk_failure_;
+}
+
 // This backup cannot go on, whatever the primary does.
 void ReplicationSession::fail(const std::string& reason) {
   send(protocol::Goodbye{protocol::GoodbyeReason::kDropped, reason});
@@ -356,9 +356,11 @@ void ReplicationSession::carry_out(const event::Disconnect& effect) {
 void ReplicationSession::carry_out(const event::ClaimTerm& effect) {
   if (detected_ == TimePoint{}) detected_ = now();  // a handover
   publish_status();  // the arbiter may take its time
-  // The primary stands still and can lead on: a disk that fails here must do so before the term is taken.
   handed_over_ = replica_.handed_over();
-  if (handed_over_ && !applier_->drain()) return fail(disk_failure_);
+  // Everything whole is in the image first, and durable where that was promised. A disk that fails must do so before the term
+  // is taken: won by a replica that cannot lead, it would be spent, with the other backups fenced and a primary that could lead
+  // on standing still. After this nothing more comes to the disk.
+  if (!applier_->drain()) return fail(failure_of_disk());
   switch (claim_ ? claim_({vm_, effect.term, self_}) : protocol::Verdict::kWon) {
     case protocol::Verdict::kWon: return step(event::TermWon{effect.term});
     case protocol::Verdict::kLost: return step(event::TermLost{effect.term});

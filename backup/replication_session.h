@@ -69,7 +69,7 @@ class ReplicationSession {
   // Any thread: as of the last step.
   [[nodiscard]] SessionStatus status() const;
 
-  // After run() said promote: every whole record is applied.
+  // After run() said promote: every whole record is applied, and was before the term was claimed.
   [[nodiscard]] ReplicaImage& image() { return *image_; }
   // In lockstep, after the same: the machine, which has the image's memory. Null: copy.
   [[nodiscard]] std::unique_ptr<ExecutingMachine> take_machine() { return lockstep_ ? lockstep_->give_up() : nullptr; }
@@ -89,6 +89,7 @@ class ReplicationSession {
   void send(const protocol::Message& message, ByteView body = {});
   void send_ack();
   void fail(const std::string& reason);
+  [[nodiscard]] std::string failure_of_disk();
   void handle(std::vector<protocol::backup::Effect> effects);
   void carry_out(const protocol::backup::Send& effect);
   void carry_out(const protocol::backup::ExamineHello& effect);

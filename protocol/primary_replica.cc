@@ -399,6 +399,23 @@ bool PrimaryReplica::counts(const Backup& backup) {
   return is_required(backup) || backup.state == BackupState::kLost;
 }
 
+// How a backup is left, and what follows:
+//
+//   it is                 cause                                 effect
+//   not required yet      link's end, silence, Goodbye,         give_up: Goodbye(dropped) if it hears, DropBackup; dropped
+//                         violation, Release
+//   required              the same but Release                  lose: lost, and counts on. ClaimTerm, if none is under way
+//                                                               and no handover to another decides
+//   required              Release                               released: counts, hears and acknowledges on. ClaimTerm, if
+//                                                               none is under way
+//   lost, or released     TermWon by a claim without its name   give_up
+//   lost, or released     TermWon by a claim with its name      goes on counting; ClaimTerm for the term after
+//   whatever              TermLost                              dropped without a word, for one of them leads; Fenced
+//   whatever              TermLost in a handover, or the one    dropped, with Goodbye(took over) if that one said so;
+//                         that was asked says took over         HandedOver
+//   whatever              Stop                                  dropped, with Goodbye(reason) if it hears
+//
+// drop(), in which every give_up ends, may advance the commit, and may leave nobody who counts: Unprotected.
 void PrimaryReplica::violation(BackupId id, const std::string& what) {
   lose(id, "protocol violation: " + what);
 }

@@ -11,7 +11,7 @@ using namespace protocol;
 using State = BackupReplica::State;
 
 BackupHost::BackupHost(World& world, HostId id, std::size_t site, std::int64_t drift_ppm, BackupConfig config, Mutant mutant)
-    : Host(world, id, site, drift_ppm), replica_(config, mutant) {}
+    : Host(world, id, site, drift_ppm), replica_(config, mutant), mutant_(mutant) {}
 
 void BackupHost::connect(std::size_t link, PrimaryHost& primary) {
   if (!alive_) return;
@@ -54,8 +54,11 @@ void BackupHost::receive(const Packet& packet) {
   if (const auto* next = std::get_if<NewTerm>(&message); next != nullptr && !deaf) told_term_ = next->term;
   heard_goodbye_ |= std::holds_alternative<Goodbye>(message) && !deaf;
   const bool was_open = replica_.state() == State::kProtecting || replica_.state() == State::kSyncing;
+  const bool was_over = replica_.state() == State::kEnded;
   auto effects = replica_.receive(message, local_now());
   world_.note_step(*this, message, effects);
+  if (!was_over && replica_.state() == State::kEnded) world_.checker().turned_against(message);
+  synced_ |= replica_.state() == State::kProtecting;
   if (was_open && !is_over()) take_body(message, packet.body);
   handle_effects(effects);
 }
@@ -83,10 +86,18 @@ void BackupHost::operator_stop() {
   hang_up();
 }
 
-void BackupHost::fail() {
+void BackupHost::run_out_of_memory() {
   if (!runs() || is_over() || !up_ || replica_.state() == State::kClaiming) return;
+  fail("out of memory");
+}
+
+void BackupHost::on_disk_failure() {
+  if (!is_over()) fail("the disk fails");
+}
+
+void BackupHost::fail(const char* why) {
   failed_ = true;
-  carry_out(backup::Send{Goodbye{GoodbyeReason::kDropped, "out of memory"}});
+  if (up_) carry_out(backup::Send{Goodbye{GoodbyeReason::kDropped, why}});
   hang_up();
 }
 
@@ -119,6 +130,7 @@ void BackupHost::on_disk(Disk::Job job) {
   } else {
     step(backup::EpochDurable{job.epoch});
   }
+  claim_when_applied();
   lead_when_applied();
   // With full staging memory this host does not listen: the silence is its own.
   if (replica_.staged_bytes() > kStagingBytes) step(backup::Heard{local_now()});
@@ -129,7 +141,9 @@ void BackupHost::on_claim_answer(Term term, Verdict verdict) {
   switch (verdict) {
     case Verdict::kWon: return step(backup::TermWon{term});
     case Verdict::kLost: return step(backup::TermLost{term});
-    case Verdict::kMember: return step(backup::TermOfOwnPrimary{term});
+    case Verdict::kMember:
+      member_ = true;
+      return step(backup::TermOfOwnPrimary{term});
     case Verdict::kUnreachable: return step(backup::ArbiterUnreachable{});
   }
 }
@@ -171,7 +185,16 @@ void BackupHost::carry_out(const backup::Disconnect&) { hang_up(); }
 
 void BackupHost::carry_out(const backup::ClaimTerm& effect) {
   world_.checker().claims(*this, effect.term);
-  world_.claim(id_, effect.term, {});
+  to_claim_ = effect.term;
+  if (!disk_.jobs.empty()) world_.moment(Moment::kLastRecords);
+  claim_when_applied();
+}
+
+// A term that is won by a replica whose disk then fails is spent: nobody leads in it.
+void BackupHost::claim_when_applied() {
+  const bool applied = disk_.jobs.empty() || mutant_ == Mutant::kClaimBeforeApplied;
+  if (!to_claim_ || !applied || is_over()) return;
+  world_.claim(id_, *std::exchange(to_claim_, std::nullopt), {});
 }
 
 void BackupHost::carry_out(const backup::Promote& effect) {
@@ -180,6 +203,7 @@ void BackupHost::carry_out(const backup::Promote& effect) {
   leads_in_ = effect.term;
   world_.checker().promoted(*this, effect.epoch, effect.term);
   world_.seen().promoted = true;
+  world_.seen().member_claimed |= member_;
   world_.moment(Moment::kPromote);
   lead_when_applied();
 }
@@ -201,7 +225,9 @@ void BackupHost::lead_when_applied() {
   schedule_own(1ms, EventKind::kLead);
 }
 
-void BackupHost::on_lead() { world_.succeed(*this); }
+void BackupHost::on_lead() {
+  if (!failed_) world_.succeed(*this);
+}
 
 void BackupHost::hang_up() {
   if (std::exchange(up_, false)) world_.network().close(link_, Direction::kToPrimary);

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "host.h"
+#include "invariants.h"
 #include "mutants.h"
 #include "network.h"
 
@@ -18,6 +19,8 @@ class BackupHost : public Host {
   // It receives nothing while more than this is staged.
   static constexpr std::uint64_t kStagingBytes = 256 << 10;
   static constexpr std::uint64_t kMaxRecordBytes = 64 << 10;
+  // A record has a page at least, and may have to be made durable, too.
+  static constexpr std::size_t kMaxDiskJobs = 2 * ((kStagingBytes + kMaxRecordBytes) / kPageSize);
 
   BackupHost(World& world, HostId id, std::size_t site, std::int64_t drift_ppm, protocol::BackupConfig config, Mutant mutant);
 
@@ -25,8 +28,7 @@ class BackupHost : public Host {
   void connect(std::size_t link, PrimaryHost& primary);
   void receive_all() override;
   void operator_stop() override;
-  // It runs out of memory: says so and ends.
-  void fail();
+  void run_out_of_memory();
   void refuse_next() { refuses_ = true; }
 
   [[nodiscard]] protocol::Term leads_in() const override { return leads_in_; }
@@ -43,6 +45,11 @@ class BackupHost : public Host {
   [[nodiscard]] protocol::Term told_term() const { return told_term_; }
   [[nodiscard]] bool fenced() const override { return fenced_; }
   [[nodiscard]] bool heard_goodbye() const { return heard_goodbye_; }
+  void check(Checker& checker) const override { checker.holds(*this); }
+  [[nodiscard]] std::uint64_t staged_bytes() const { return replica_.staged_bytes(); }
+  [[nodiscard]] protocol::EpochId last_whole() const { return replica_.last_whole(); }
+  // It lives, has all of the machine, and nobody told it to end: it can take over when its primary is gone.
+  [[nodiscard]] bool could_lead() const { return alive_ && !failed_ && synced_ && !stopped_by_operator_ && !heard_goodbye_; }
 
  private:
   // The pieces of a record that came.
@@ -55,6 +62,7 @@ class BackupHost : public Host {
   void on_examined(std::size_t link) override;
   void on_lead() override;
   void on_disk(Disk::Job job) override;
+  void on_disk_failure() override;
   void on_claim_answer(protocol::Term term, protocol::Verdict verdict) override;
   void on_stall() override;
   [[nodiscard]] std::optional<protocol::TimePoint> next_deadline() const override;
@@ -76,7 +84,10 @@ class BackupHost : public Host {
   void carry_out(const protocol::backup::Promote& effect);
   void carry_out(const protocol::backup::Fenced&);
   void carry_out(const protocol::backup::End&);
+  void claim_when_applied();
   void lead_when_applied();
+  // It says so, and ends.
+  void fail(const char* why);
   void hang_up();
 
   BackupUnderTest replica_;
@@ -93,6 +104,10 @@ class BackupHost : public Host {
   bool fenced_ = false;
   std::optional<protocol::EpochId> acknowledged_;
   protocol::Term told_term_{};
+  std::optional<protocol::Term> to_claim_;  // when everything is applied
+  bool member_ = false;                     // of the term that its own primary won
+  bool synced_ = false;
+  const Mutant mutant_;
   std::optional<protocol::EpochId> promote_to_;
   bool leads_soon_ = false;
   protocol::Term leads_in_{};

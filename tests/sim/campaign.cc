@@ -40,6 +40,9 @@ void add(Coverage& coverage, const Outcome& outcome) {
   coverage.machine_lost += outcome.machine_lost;
   coverage.reprotected += outcome.reprotected;
   coverage.succeeded_twice += outcome.succeeded_twice;
+  coverage.disk_failed += outcome.disk_failed;
+  coverage.member_claimed += outcome.member_claimed;
+  coverage.traffic += outcome.traffic;
 }
 
 void add(Coverage& coverage, const Coverage& more) {
@@ -53,6 +56,9 @@ void add(Coverage& coverage, const Coverage& more) {
   coverage.machine_lost += more.machine_lost;
   coverage.reprotected += more.reprotected;
   coverage.succeeded_twice += more.succeeded_twice;
+  coverage.disk_failed += more.disk_failed;
+  coverage.member_claimed += more.member_claimed;
+  coverage.traffic += more.traffic;
 }
 
 }  // namespace

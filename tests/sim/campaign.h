@@ -7,6 +7,7 @@
 #include <string>
 
 #include "mutants.h"
+#include "traffic.h"
 
 namespace pollux::sim {
 
@@ -27,6 +28,9 @@ struct Coverage {
   std::uint64_t machine_lost = 0;
   std::uint64_t reprotected = 0;
   std::uint64_t succeeded_twice = 0;
+  std::uint64_t disk_failed = 0;
+  std::uint64_t member_claimed = 0;
+  Traffic traffic;
 };
 
 struct CampaignResult {

@@ -19,7 +19,8 @@ struct HostId {
 enum class EventKind : std::uint8_t {
   kConnect,       // the link from the first primary to its backup `value` comes up
   kTend,          // site `value` looks after its replica: a new one where the old is over, another try to join
-  kDeliver,       // the next packet of link `value`, direction `value2`
+  kDeliver,       // segment `value2` of link `value` arrives
+  kSendAgain,     // segment `value2` of link `value` was not acknowledged in time
   kTick,          // the state machine's deadline
   kEpoch,         // the guest's epoch ends
   kSyncStep,      // the full sync of backup `value` goes on

@@ -19,6 +19,9 @@ constexpr Weighted kWeights[] = {
     {FaultKind::kDelay, 6},        {FaultKind::kSlowDisk, 8},           {FaultKind::kNoMemory, 4},
     {FaultKind::kArbiterDown, 4},  {FaultKind::kArbiterUnreachable, 8}, {FaultKind::kArbiterSlow, 6},
     {FaultKind::kOperatorStop, 4}, {FaultKind::kSwitchover, 12},        {FaultKind::kRelease, 4},
+    {FaultKind::kLoss, 8},         {FaultKind::kRepetition, 5},         {FaultKind::kReordering, 8},
+    {FaultKind::kFrameLost, 3},    {FaultKind::kFrameRepeated, 3},      {FaultKind::kFrameSwapped, 3},
+    {FaultKind::kDiskFails, 8},
 };
 
 FaultKind draw_kind(Random& random) {
@@ -60,6 +63,11 @@ std::vector<Fault> draw_faults(Random& random, std::size_t backups, Time until) 
     // The first primary's as often as all others together.
     fault.site = random.one_in(2) ? 0 : 1 + random.below(backups);
     fault.backup = random.below(backups);
+    if (fault.kind == FaultKind::kDiskFails && random.one_in(2)) {
+      fault.moment = Moment::kLastRecords;
+      fault.after = random.between(0ms, 1ms);
+      fault.site = 1 + random.below(backups);
+    }
     fault.direction = random.one_in(2) ? Direction::kToBackup : Direction::kToPrimary;
     faults.push_back(fault);
   }
@@ -77,6 +85,13 @@ std::string to_string(const Fault& fault) {
     case FaultKind::kStallOneWay: return fmt::format("the link of backup {} stalls {} for {} ms", fault.backup, way, ms);
     case FaultKind::kStallBothWays: return fmt::format("the link of backup {} stalls for {} ms", fault.backup, ms);
     case FaultKind::kDelay: return fmt::format("the link of backup {} is slow for {} ms", fault.backup, ms);
+    case FaultKind::kLoss: return fmt::format("the link of backup {} loses segments for {} ms", fault.backup, ms);
+    case FaultKind::kRepetition: return fmt::format("the link of backup {} repeats segments for {} ms", fault.backup, ms);
+    case FaultKind::kReordering: return fmt::format("the link of backup {} reorders segments for {} ms", fault.backup, ms);
+    case FaultKind::kFrameLost: return fmt::format("the link of backup {} loses a frame {}", fault.backup, way);
+    case FaultKind::kFrameRepeated: return fmt::format("the link of backup {} repeats a frame {}", fault.backup, way);
+    case FaultKind::kFrameSwapped: return fmt::format("the link of backup {} swaps two frames {}", fault.backup, way);
+    case FaultKind::kDiskFails: return fmt::format("the replica of site {}'s disk fails", fault.site);
     case FaultKind::kSlowDisk:
       return fmt::format("the replica of site {}'s disk is slow for {} ms", fault.site, ms);
     case FaultKind::kNoMemory: return fmt::format("backup {} has no memory", fault.backup);

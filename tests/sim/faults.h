@@ -12,7 +12,15 @@
 namespace pollux::sim {
 
 // Faults are most telling right at these.
-enum class Moment : std::uint8_t { kTime, kSyncEnd, kClaim, kNewTerm, kPromote, kHandOver };
+enum class Moment : std::uint8_t {
+  kTime,
+  kSyncEnd,
+  kLastRecords,  // a backup has lost its primary, and applies what is whole before it claims
+  kClaim,
+  kNewTerm,
+  kPromote,
+  kHandOver,
+};
 
 enum class FaultKind : std::uint8_t {
   kCrash,      // the process dies: its links end
@@ -22,7 +30,14 @@ enum class FaultKind : std::uint8_t {
   kStallOneWay,    // a partition in one direction
   kStallBothWays,  // a flap, or a partition
   kDelay,
+  kLoss,        // of segments, which TCP sends again
+  kRepetition,  // of segments, which TCP discards
+  kReordering,  // of segments, which TCP puts in order
+  kFrameLost,   // past TCP, as the next two
+  kFrameRepeated,
+  kFrameSwapped,
   kSlowDisk,
+  kDiskFails,  // from here on
   kNoMemory,            // a backup ends; before its sync it refuses
   kArbiterUnreachable,  // for one replica
   kArbiterDown,         // for all

@@ -27,6 +27,10 @@ void Host::handle(const Event& event) {
     case EventKind::kSyncStep: on_sync_step(event.value); break;
     case EventKind::kExamined: on_examined(event.value); break;
     case EventKind::kDisk: {
+      if (disk_.fails) {
+        world_.seen().disk_failed = true;
+        return on_disk_failure();
+      }
       const Disk::Job job = disk_.jobs.front();
       disk_.jobs.pop_front();
       if (job.durable) disk_.durable = std::max(disk_.durable, job.epoch);

@@ -14,6 +14,7 @@
 
 namespace pollux::sim {
 
+class Checker;
 class World;
 
 // Does one job after the other.
@@ -26,6 +27,7 @@ class Disk {
   std::deque<Job> jobs;
   protocol::EpochId durable{};
   bool slow = false;
+  bool fails = false;  // every job from here on
 };
 
 // As which a claim names a replica.
@@ -72,10 +74,13 @@ class Host {
   [[nodiscard]] std::int64_t drift_ppm() const { return drift_ppm_; }
   [[nodiscard]] const Disk& disk() const { return disk_; }
   void set_slow_disk(bool slow) { disk_.slow = slow; }
+  void fail_disk() { disk_.fails = true; }
   [[nodiscard]] protocol::TimePoint local_now() const;
 
   [[nodiscard]] virtual protocol::Term leads_in() const = 0;
   virtual void operator_stop() = 0;
+  // What must hold of it between two steps.
+  virtual void check(Checker& checker) const = 0;
 
  protected:
   virtual void tick() = 0;
@@ -84,6 +89,7 @@ class Host {
   virtual void on_examined(std::size_t) {}
   virtual void on_lead() {}
   virtual void on_disk(Disk::Job job) = 0;
+  virtual void on_disk_failure() = 0;
   virtual void on_claim_answer(protocol::Term term, protocol::Verdict verdict) = 0;
   virtual void on_stall() = 0;  // it was paused for long: whoever is silent gets another chance
   [[nodiscard]] virtual std::optional<protocol::TimePoint> next_deadline() const = 0;

@@ -112,4 +112,46 @@ GuestState Checker::image_at_promotion(const BackupHost& backup, EpochId epoch, 
   return expected;
 }
 
+// Two correct replicas never have cause to accuse each other: who breaks the protocol is a mutant. What a session lets through
+// is what the other side said.
+void Checker::turned_against(const Message& message) const {
+  const bool leaves = std::holds_alternative<Goodbye>(message) || std::holds_alternative<Refuse>(message);
+  if (!leaves && !is_of_a_replica(world_.mutant())) {
+    throw Violation("a correct replica is accused of a violation, for " + to_string(message));
+  }
+}
+
+// Terms are given once: with the first of these at most one replica can let anything out in any of them.
+void Checker::holds(const PrimaryHost& primary) {
+  if (primary.is_over()) return;
+  const Term term = primary.leads_in();
+  require(world_.arbiter().decided(term) && world_.arbiter().owner(term) == primary.id(),
+          "a primary leads in a term that is another's");
+  reached_.resize(std::max<std::size_t>(reached_.size(), primary.id().value + 1u));
+  Reached& before = reached_[primary.id().value];
+  const EpochId committed = primary.committed();
+  require(term >= before.term && committed >= before.committed, "a primary went back to an earlier term or commit");
+  before = {term, committed};
+  require(committed <= primary.closed(), "a primary commits an epoch that is not closed");
+  require(primary.durable() <= committed, "a primary's image holds an epoch that is not committed");
+  for (std::size_t b = 0; b < primary.peers(); ++b) {
+    const PrimaryHost::Peer& peer = primary.peer(b);
+    if (!peer.sync_end_sent || peer.dropped) continue;
+    require(committed <= std::max(peer.base, peer.host->acknowledged().value_or(peer.base)),
+            "a commit beyond what a required backup acknowledged");
+  }
+}
+
+void Checker::holds(const BackupHost& backup) const {
+  if (backup.is_over()) return;
+  require(backup.staged_bytes() <= BackupHost::kStagingBytes + BackupHost::kMaxRecordBytes,
+          "a backup stages more than allowed");
+  require(backup.disk().jobs.size() <= BackupHost::kMaxDiskJobs, "more jobs wait for a backup's disk than allowed");
+  const auto acknowledged = backup.acknowledged();
+  if (!acknowledged) return;
+  require(*acknowledged <= backup.last_whole(), "a backup acknowledged an epoch that it lacks");
+  require(backup.primary().previous_flush(acknowledged->next()) <= backup.durable(),
+          "a backup acknowledged a flush that is not durable");
+}
+
 }  // namespace pollux::sim

@@ -7,6 +7,7 @@
 
 #include "event_queue.h"
 #include "guest_model.h"
+#include "protocol/message.h"
 #include "protocol/types.h"
 
 namespace pollux::sim {
@@ -36,8 +37,18 @@ class Checker {
   // The image it goes on from is the state at the end of that epoch, which is returned.
   GuestState image_at_promotion(const BackupHost& backup, protocol::EpochId epoch, GuestState pages,
                                 GuestState state);
+  // A replica counts another as lost, or ends, because of this message of it.
+  void turned_against(const protocol::Message& message) const;
+  // After every step of the world, of each replica.
+  void holds(const PrimaryHost& primary);
+  void holds(const BackupHost& backup) const;
 
  private:
+  // Of a primary, at the step before.
+  struct Reached {
+    protocol::Term term;
+    protocol::EpochId committed;
+  };
   struct Promotion {
     protocol::Term term;
     std::size_t position;
@@ -52,6 +63,7 @@ class Checker {
   std::vector<std::uint64_t> line_;  // the one execution the client has seen: the state after each step
   std::vector<std::size_t> on_line_;  // by HostId: up to where a replica's execution is known to be that one
   std::vector<Promotion> promotions_;
+  std::vector<Reached> reached_;  // by HostId
 };
 
 }  // namespace pollux::sim

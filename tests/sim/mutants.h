@@ -1,15 +1,12 @@
-// The protocol broken on purpose, one rule at a time: the simulator must notice each. A mutant is a filter
-// between the production state machine and the world: it changes events on their way in or effects on their
-// way out.
+// The protocol broken on purpose, one rule at a time: the simulator must notice each. A mutant of a replica is a filter
+// between the production state machine and the world, which changes events on their way in or effects on their
+// way out: a class in mutants.cc. Those of what is around the replicas are asked for where they are.
 #pragma once
 
-#include <algorithm>
 #include <array>
-#include <map>
+#include <memory>
 #include <optional>
-#include <set>
 #include <string_view>
-#include <vector>
 
 #include "protocol/backup_replica.h"
 #include "protocol/primary_replica.h"
@@ -43,9 +40,11 @@ enum class Mutant : std::uint8_t {
   kLostIsMember,            // the primary names the backups that it gives up as members of its term
   kMemberNeedsNoTerm,       // a member that is lost while the claim is decided is given up with the others
   kMemberIsFenced,          // a backup takes the term that its own primary won for another's
+  kFramesNotChecked,        // a session believes that TCP makes no mistakes
+  kClaimBeforeApplied,      // a backup claims while records wait for its disk, which may fail
 };
 
-inline constexpr std::array<std::string_view, 26> kMutantNames = {
+inline constexpr std::array<std::string_view, 28> kMutantNames = {
     "none",
     "skip-commit-wait",
     "one-ack-for-all",
@@ -72,15 +71,25 @@ inline constexpr std::array<std::string_view, 26> kMutantNames = {
     "lost-is-member",
     "member-needs-no-term",
     "member-is-fenced",
+    "frames-not-checked",
+    "claim-before-applied",
 };
+
+// Replicas that say what they must not are accused of it. The other mutants break what is around the state machines.
+inline constexpr bool is_of_a_replica(Mutant mutant) {
+  return mutant != Mutant::kNone && mutant != Mutant::kFramesNotChecked && mutant != Mutant::kClaimBeforeApplied;
+}
+
+class PrimaryMutation;
+class BackupMutation;
 
 // PrimaryReplica with a mutant around it.
 class PrimaryUnderTest {
  public:
   using Effects = protocol::PrimaryReplica::Effects;
 
-  PrimaryUnderTest(protocol::PrimaryConfig config, Mutant mutant)
-      : machine_(std::move(config)), mutant_(mutant) {}
+  PrimaryUnderTest(protocol::PrimaryConfig config, Mutant mutant);
+  ~PrimaryUnderTest();
 
   [[nodiscard]] Effects step(const protocol::primary::Event& event, protocol::TimePoint now);
   [[nodiscard]] Effects receive(protocol::BackupId from, const protocol::Message& message,
@@ -88,13 +97,14 @@ class PrimaryUnderTest {
 
   [[nodiscard]] std::optional<protocol::TimePoint> next_deadline() const { return machine_.next_deadline(); }
   [[nodiscard]] bool required(protocol::BackupId backup) const;
+  // Neither lost nor dropped.
+  [[nodiscard]] bool counts(protocol::BackupId backup) const {
+    const auto state = machine_.state(backup);
+    return state != protocol::PrimaryReplica::BackupState::kLost && state != protocol::PrimaryReplica::BackupState::kDropped;
+  }
   [[nodiscard]] protocol::EpochId closed() const { return machine_.closed(); }
-  [[nodiscard]] protocol::EpochId committed() const {
-    return std::max(machine_.committed(), early_committed_);
-  }
-  [[nodiscard]] bool unprotected() const {
-    return machine_.unprotected() && mutant_ != Mutant::kAloneWithoutDurability;
-  }
+  [[nodiscard]] protocol::EpochId committed() const;
+  [[nodiscard]] bool unprotected() const;
   [[nodiscard]] protocol::Term term() const { return machine_.term(); }
   [[nodiscard]] bool fenced() const { return machine_.fenced(); }
   [[nodiscard]] bool claiming() const { return machine_.claiming(); }
@@ -102,23 +112,8 @@ class PrimaryUnderTest {
   [[nodiscard]] protocol::BackupId next_backup() const { return machine_.next_backup(); }
 
  private:
-  void append(Effects& effects, Effects more) { effects.insert(effects.end(), more.begin(), more.end()); }
-  [[nodiscard]] Effects filter(Effects effects, protocol::TimePoint now);
-  [[nodiscard]] protocol::EpochId acknowledged_without_the_lost() const;
-  [[nodiscard]] protocol::primary::ClaimTerm with_the_lost(protocol::primary::ClaimTerm claim);
-  [[nodiscard]] Effects acknowledge_for_all(protocol::BackupId from, protocol::EpochId epoch,
-                                            protocol::TimePoint now);
-
   protocol::PrimaryReplica machine_;
-  const Mutant mutant_;
-  protocol::EpochId early_committed_{};
-  std::map<protocol::BackupId, protocol::EpochId> acked_;
-  bool was_alone_ = false;
-  std::optional<protocol::primary::SyncFinished> late_;
-  std::optional<protocol::BackupId> released_;
-  std::optional<protocol::Term> claimed_;
-  std::map<protocol::BackupId, protocol::ReplicaId> welcomed_;
-  std::optional<protocol::primary::ClaimTerm> named_;  // the last claim of kLostIsMember
+  std::unique_ptr<PrimaryMutation> mutation_;  // null: none
 };
 
 // BackupReplica with a mutant around it.
@@ -126,7 +121,8 @@ class BackupUnderTest {
  public:
   using Effects = protocol::BackupReplica::Effects;
 
-  BackupUnderTest(protocol::BackupConfig config, Mutant mutant) : machine_(config), mutant_(mutant) {}
+  BackupUnderTest(protocol::BackupConfig config, Mutant mutant);
+  ~BackupUnderTest();
 
   [[nodiscard]] Effects step(const protocol::backup::Event& event, protocol::TimePoint now);
   [[nodiscard]] Effects receive(const protocol::Message& message, protocol::TimePoint now);
@@ -137,16 +133,8 @@ class BackupUnderTest {
   [[nodiscard]] std::uint64_t staged_bytes() const { return machine_.staged_bytes(); }
 
  private:
-  [[nodiscard]] Effects filter(Effects effects, protocol::TimePoint now);
-  [[nodiscard]] bool already_told(const protocol::backup::Event& event) const;
-
   protocol::BackupReplica machine_;
-  const Mutant mutant_;
-  std::vector<protocol::EpochId> unapplied_;  // of kAckBeforeDurable
-  std::optional<protocol::EpochId> told_;     // applied and durable, as far as the machine knows
-  std::optional<protocol::EpochId> half_;     // the record applied in part
-  std::uint64_t extra_terms_ = 0;             // of kClaimUntilWon
-  std::optional<protocol::Term> claimed_;
+  std::unique_ptr<BackupMutation> mutation_;  // null: none
 };
 
 }  // namespace pollux::sim

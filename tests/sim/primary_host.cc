@@ -86,8 +86,10 @@ void PrimaryHost::receive_all() {
         step(primary::LinkDown{from, "reset by peer"});
         continue;
       }
+      const bool counted = replica_.counts(from);
       auto effects = replica_.receive(from, *packet.message, local_now());
       world_.note_step(*this, *packet.message, effects);
+      if (counted && !replica_.counts(from)) world_.checker().turned_against(*packet.message);
       if (std::holds_alternative<DiskDigests>(*packet.message) && !peers_[b].dropped) {
         schedule_own(1ms, EventKind::kSyncStep, b);
       }
@@ -252,6 +254,9 @@ void PrimaryHost::on_disk(Disk::Job job) {
   release_ready();
   end_when_committed();
 }
+
+// As the gate: nothing may leave any more, and the process ends without a word.
+void PrimaryHost::on_disk_failure() { world_.dies(*this); }
 
 void PrimaryHost::on_claim_answer(Term term, Verdict verdict) {
   switch (verdict) {

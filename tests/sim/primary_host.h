@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "host.h"
+#include "invariants.h"
 #include "mutants.h"
 
 namespace pollux::sim {
@@ -58,6 +59,9 @@ class PrimaryHost : public Host {
   [[nodiscard]] bool flushed(protocol::EpochId epoch) const { return at(epoch).flushed; }
   [[nodiscard]] GuestState at_end_of(protocol::EpochId epoch) const { return guest_.at(at(epoch).end); }
   [[nodiscard]] bool is_over() const override { return !alive_ || fenced_ || ended_; }
+  void check(Checker& checker) const override { checker.holds(*this); }
+  [[nodiscard]] protocol::EpochId committed() const { return replica_.committed(); }
+  [[nodiscard]] protocol::EpochId closed() const { return closed_; }
   [[nodiscard]] std::vector<std::size_t> links() const override;
   [[nodiscard]] Direction sends() const override { return Direction::kToBackup; }
   // A backup is ready to take over, and none is in doubt.
@@ -73,6 +77,7 @@ class PrimaryHost : public Host {
   void on_epoch() override;
   void on_sync_step(std::size_t backup) override;
   void on_disk(Disk::Job job) override;
+  void on_disk_failure() override;
   void on_claim_answer(protocol::Term term, protocol::Verdict verdict) override;
   void on_stall() override;
   [[nodiscard]] std::optional<protocol::TimePoint> next_deadline() const override {
@@ -88,9 +93,6 @@ class PrimaryHost : public Host {
   void carry_out(const protocol::primary::StartFullSync& effect);
   void carry_out(const protocol::primary::Protected&);
   void carry_out(const protocol::primary::Committed& effect);
-  void carry_out(const protocol::primary::ExecutedByAll&) { POLLUX_ASSERT(!"only copy is simulated"); }
-  void carry_out(const protocol::primary::Heal&) { POLLUX_ASSERT(!"only copy is simulated"); }
-  void carry_out(const protocol::primary::Healed&) { POLLUX_ASSERT(!"only copy is simulated"); }
   void carry_out(const protocol::primary::DropBackup& effect);
   void carry_out(const protocol::primary::Unprotected&);
   void carry_out(const protocol::primary::Replicating&);
@@ -100,6 +102,10 @@ class PrimaryHost : public Host {
   void carry_out(const protocol::primary::HandoverRefused& effect);
   void carry_out(const protocol::primary::HandedOver& effect);
   void carry_out(const protocol::primary::TakenBack& effect);
+  template <class OfLockstep>
+  void carry_out(const OfLockstep&) {
+    POLLUX_ASSERT(!"only copy is simulated");
+  }
 
   void stand_still();
   void run_on();

@@ -51,7 +51,7 @@ World::World(std::uint64_t seed, Mutant mutant, std::function<void(const std::st
       timing_{50ms, 300ms, 60ms, 700ms},
       epoch_length_(random_.between(15ms, 60ms)),
       backup_count_(1 + random_.below(kMaxBackups)),
-      network_(*this),
+      network_(*this, mutant != Mutant::kFramesNotChecked),
       checker_(*this),
       arbiter_(kFirstTerm, HostId{0}, mutant == Mutant::kArbiterForgets),
       faults_(draw_faults(random_, backup_count_, kFaultsUntil)),
@@ -101,6 +101,7 @@ void World::run() {
     const Event event = queue_.pop();
     now_ = event.at;
     dispatch(event);
+    for (const HostId replica : sites_) host(replica).check(checker_);
   }
 }
 
@@ -109,13 +110,13 @@ void World::dispatch(const Event& event) {
     case EventKind::kConnect: return connect(event.value);
     case EventKind::kTend: return tend(event.value);
     case EventKind::kDeliver: {
-      const auto direction = static_cast<Direction>(event.value2);
-      network_.deliver(event.value, direction);
+      network_.deliver(event.value, event.value2);
       const Ends& ends = links_[event.value];
-      Host& to = direction == Direction::kToBackup ? static_cast<Host&>(*ends.backup) : *ends.primary;
+      Host& to = Network::direction_of(event.value2) == Direction::kToBackup ? static_cast<Host&>(*ends.backup) : *ends.primary;
       if (to.runs()) to.receive_all();
       return;
     }
+    case EventKind::kSendAgain: return network_.send_again(event.value, event.value2);
     case EventKind::kClaimArrives: return claim_arrives(event);
     case EventKind::kFault: return begin(event.value);
     case EventKind::kFaultEnds:
@@ -274,9 +275,16 @@ void World::begin(std::size_t index) {
       network_.stall(link, Direction::kToBackup);
       return network_.stall(link, Direction::kToPrimary);
     case FaultKind::kDelay: return network_.set_extra_delay(link, fault.length / 4);
+    case FaultKind::kLoss: return network_.set_weather(link, Weather::kLoss, true);
+    case FaultKind::kRepetition: return network_.set_weather(link, Weather::kRepetition, true);
+    case FaultKind::kReordering: return network_.set_weather(link, Weather::kReordering, true);
+    case FaultKind::kFrameLost: return network_.play_mischief(link, fault.direction, Mischief::kLost);
+    case FaultKind::kFrameRepeated: return network_.play_mischief(link, fault.direction, Mischief::kRepeated);
+    case FaultKind::kFrameSwapped: return network_.play_mischief(link, fault.direction, Mischief::kSwapped);
     case FaultKind::kSlowDisk: return target.set_slow_disk(true);
+    case FaultKind::kDiskFails: return target.fail_disk();
     case FaultKind::kNoMemory:
-      if (BackupHost* backup = backup_at(1 + fault.backup)) backup->fail();
+      if (BackupHost* backup = backup_at(1 + fault.backup)) backup->run_out_of_memory();
       return;
     case FaultKind::kArbiterUnreachable: ++arbiter_unreachable_[fault.site]; return;
     case FaultKind::kArbiterDown:
@@ -306,6 +314,9 @@ void World::end(std::size_t index) {
       network_.heal(link, Direction::kToBackup);
       return network_.heal(link, Direction::kToPrimary);
     case FaultKind::kDelay: return network_.set_extra_delay(link, 0ms);
+    case FaultKind::kLoss: return network_.set_weather(link, Weather::kLoss, false);
+    case FaultKind::kRepetition: return network_.set_weather(link, Weather::kRepetition, false);
+    case FaultKind::kReordering: return network_.set_weather(link, Weather::kReordering, false);
     case FaultKind::kSlowDisk: return target.set_slow_disk(false);
     case FaultKind::kArbiterUnreachable: --arbiter_unreachable_[fault.site]; return;
     case FaultKind::kArbiterDown:
@@ -333,6 +344,7 @@ void World::calm() {
     network_.heal(link, Direction::kToBackup);
     network_.heal(link, Direction::kToPrimary);
     network_.set_extra_delay(link, 0ms);
+    network_.clear(link);
   }
   std::ranges::fill(arbiter_unreachable_, 0);
   arbiter_slow_ = 0;
@@ -379,9 +391,11 @@ bool World::came_to_a_good_end(std::string& what_lacks) const {
   const Host& last = host(arbiter_.owner(arbiter_.last()));
   what_lacks = fmt::format("replica {} has the last term and does not lead", last.id().value);
   if (last.alive() && !last.stopped_by_operator()) return false;
+  // The machine is lost. Only when nobody is left that the last term's claim named: each such replica may claim the next.
   for (const HostId member : arbiter_.members()) {
-    if (!host(member).fenced()) continue;
-    what_lacks = fmt::format("replica {} is fenced, and might have led", member.value);
+    const auto* backup = dynamic_cast<const BackupHost*>(&host(member));
+    if (backup != nullptr && (!backup->could_lead())) continue;
+    what_lacks = fmt::format("replica {} is alive, and might have led", member.value);
     return false;
   }
   return true;

@@ -22,6 +22,7 @@
 #include "primary_host.h"
 #include "protocol/timing.h"
 #include "random.h"
+#include "traffic.h"
 
 namespace pollux::sim {
 
@@ -36,6 +37,9 @@ struct Outcome {
   bool machine_lost = false;  // nobody leads, and nobody ended it in an orderly way
   bool reprotected = false;   // a backup that joined acknowledged its full sync
   bool succeeded_twice = false;  // a backup of a promoted backup was promoted
+  bool disk_failed = false;      // a replica ended for it
+  bool member_claimed = false;   // a backup won the term after that of its own primary, of which it was not told
+  Traffic traffic;
 };
 
 class World {
@@ -65,6 +69,13 @@ class World {
   }
   void claim(HostId claimant, protocol::Term term, std::vector<HostId> members);
   void moment(Moment moment);
+  // A line of the trace.
+  void remark(const char* what) {
+    if (trace_) note(what);
+  }
+  // The host's process ends: its links do, too.
+  void dies(Host& host) { cut_off(host, false); }
+  [[nodiscard]] Mutant mutant() const { return mutant_; }
   void require(bool holds, const char* what) const {
     if (!holds) throw Violation(what);
   }

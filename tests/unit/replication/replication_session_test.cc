@@ -119,14 +119,18 @@ class ReplicationSessionTest : public ::testing::Test {
     session_ = make_session(std::move(link), timing);
     running_ = std::async(std::launch::async, [this] { return session_->run(); });
   }
-  // Without an arbiter, and without KVM: the rehearsal believes every state but one.
+  // The arbiter says yes, and notes what the disk held when it was asked. Without KVM the rehearsal believes every state
+  // but one.
   std::unique_ptr<ReplicationSession> make_session(std::unique_ptr<protocol::Link> link, protocol::Timing timing) {
     return std::make_unique<ReplicationSession>(
         std::move(link), *backends_, timing, kStagingBytes,
         [this](const vmm::MachineConfig&, ByteView) {
           if (refuse_state_) throw Error("this host lacks a feature");
         },
-        protocol::Claim{});
+        [this](const protocol::TermClaim&) {
+          disks_at_claims_.push_back(testing::contents_of(disk_path_));
+          return protocol::Verdict::kWon;
+        });
   }
   void restart(protocol::Timing timing) {
     session_->stop();
@@ -275,6 +279,16 @@ class ReplicationSessionTest : public ::testing::Test {
     primary_->close();
   }
 
+  // It counts the primary as lost, and claims or has claimed.
+  void wait_until_claiming() const {
+    using State = protocol::BackupReplica::State;
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    while (session_->status().state != State::kClaiming && session_->status().state != State::kPromoted) {
+      ASSERT_LT(std::chrono::steady_clock::now(), deadline) << "the session does not claim";
+      std::this_thread::sleep_for(1ms);
+    }
+  }
+
   // Once run() has returned.
   void expect_image_is(const Contents& expected) {
     const auto memory = session_->image().take_memory();
@@ -320,6 +334,7 @@ class ReplicationSessionTest : public ::testing::Test {
   std::unique_ptr<protocol::Listener> listener_;
   std::unique_ptr<protocol::Link> primary_;
   std::atomic<bool> refuse_state_ = false;
+  std::vector<Bytes> disks_at_claims_;  // the session's own while it runs
   std::unique_ptr<ReplicationSession> session_;
   std::future<SessionOutcome> running_;
   Bytes digests_;  // the last that came
@@ -855,7 +870,8 @@ TEST_F(ReplicationSessionTest, ADiskThatCannotBeReadForItsDigestsEndsTheBackup) 
   expect_failed("cannot read " + disk_path_);
 }
 
-TEST_F(ReplicationSessionTest, ABackupWhoseDiskFailsIsNotPromotedEither) {
+// A term that is won by a backup which then cannot lead is spent: nobody leads, and the others are fenced.
+TEST_F(ReplicationSessionTest, ABackupWhoseDiskFailsClaimsNoTerm) {
   protect();
   const std::uint64_t writes = image_->begun(DiskCall::kWrite);
   image_->hold(DiskCall::kWrite);
@@ -863,9 +879,42 @@ TEST_F(ReplicationSessionTest, ABackupWhoseDiskFailsIsNotPromotedEither) {
   expect_ack(1);
   ASSERT_TRUE(image_->wait_until_begun(DiskCall::kWrite, writes + 1));
   lose_primary();
+  wait_until_claiming();
   image_->fail(DiskCall::kWrite);
   image_->let_all_go();
   expect_failed("cannot write " + disk_path_);
+  EXPECT_TRUE(disks_at_claims_.empty());
+}
+
+TEST_F(ReplicationSessionTest, ABackupThatCannotMakeAFlushDurableClaimsNoTerm) {
+  protect();
+  const std::uint64_t syncs = image_->begun(DiskCall::kSync);
+  image_->hold(DiskCall::kSync);
+  small_epoch(true);
+  ASSERT_TRUE(image_->wait_until_begun(DiskCall::kSync, syncs + 1));
+  lose_primary();
+  wait_until_claiming();
+  image_->fail(DiskCall::kSync);
+  image_->let_all_go();
+  expect_failed("cannot make " + disk_path_ + " durable");
+  EXPECT_TRUE(disks_at_claims_.empty());
+}
+
+TEST_F(ReplicationSessionTest, EveryWholeRecordIsAppliedWhenTheTermIsClaimed) {
+  protect();
+  const std::uint64_t writes = image_->begun(DiskCall::kWrite);
+  image_->hold(DiskCall::kWrite);
+  small_epoch(false);
+  expect_ack(1);
+  small_epoch(false);
+  expect_ack(2);
+  ASSERT_TRUE(image_->wait_until_begun(DiskCall::kWrite, writes + 1));
+  lose_primary();
+  wait_until_claiming();
+  image_->let_all_go();
+  expect_promoted_to(2);
+  ASSERT_EQ(disks_at_claims_.size(), 1u);
+  EXPECT_EQ(disks_at_claims_.front(), history_[2].disk);
 }
 
 // The full sync writes the disk on the receiving thread: a slow one must not make the backup mute, or it is
