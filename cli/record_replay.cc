@@ -46,8 +46,8 @@ vmm::LogOrigin origin_of(const MachineOptions& options, const vmm::MachineConfig
 }
 
 // The part of an epoch under way when it is stopped is forgotten: nobody has seen anything of it. Returns how it ended.
-vmm::MachineExit record_epochs(vmm::DeterministicMachine& machine, vmm::EpochLength length, const Interruption& interruption,
-                               vmm::EpochLogWriter& log) {
+vmm::MachineExit record_epochs(vmm::DeterministicMachine& machine, vmm::EpochLength length,
+                               const Interruption& interruption, vmm::EpochLogWriter& log) {
   while (!machine.exit() && !interruption.requested()) {
     const vmm::EpochEnd end = machine.record_epoch(length);
     if (end.why == vmm::EpochEnd::Why::kEpochEnd) log.append({end.number, end.inputs, end.digest});

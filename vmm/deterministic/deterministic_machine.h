@@ -12,8 +12,8 @@
 // It knows nothing of replication.
 //
 // Threads: the caller of record_epoch() or replay_epoch(), or the FreeRunner's, runs the vCPU and has everything of the
-// machine meanwhile; one I/O thread receives frames and console input into the Inbox; one for each disk performs its
-// requests; the EpochWatch's looks after epochs that do not end. Public functions are for one controlling thread, except interrupt(), request_exit() and wait_for_exit().
+// machine meanwhile; one I/O thread receives frames and console input into the Inbox; one for each disk performs requests;
+// the EpochWatch has its own. Public functions: one controlling thread's, but interrupt(), request_exit(), wait_for_exit().
 #pragma once
 
 #include <chrono>
