@@ -15,9 +15,6 @@ using protocol::TimePoint;
 
 namespace {
 
-// Disk writes and state of a record, beside its pages.
-constexpr std::uint64_t kRecordMargin = 128 << 20;
-
 TimePoint now() { return std::chrono::steady_clock::now(); }
 
 protocol::BackupConfig replica_config(const protocol::ReplicaId& self, protocol::Timing timing, std::uint64_t staging_bytes,
