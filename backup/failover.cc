@@ -6,6 +6,7 @@
 #include <spdlog/spdlog.h>
 
 #include <boost/json.hpp>
+#include <cstdio>
 #include <fstream>
 #include <utility>
 
@@ -14,6 +15,17 @@ namespace {
 
 double milliseconds(protocol::TimePoint from, protocol::TimePoint to) {
   return std::chrono::duration<double, std::milli>(to - from).count();
+}
+
+// Nobody ever sees a part of it.
+bool replace_file(const std::string& path, const std::string& text) {
+  const std::string partial = path + ".partial";
+  {
+    std::ofstream file(partial, std::ios::trunc);
+    file << text;
+    if (!file.flush()) return false;
+  }
+  return std::rename(partial.c_str(), path.c_str()) == 0;
 }
 
 }  // namespace
@@ -59,14 +71,12 @@ void FailoverReport::finish(const FailoverTimeline& timeline) {
   if (!told_) tell(timeline);
 }
 
+// The file before the log: who waits for the line finds all of the file.
 void FailoverReport::tell(const FailoverTimeline& timeline) {
   told_ = true;
+  if (!path_.empty() && !replace_file(path_, timeline.json())) spdlog::error("--timeline: cannot write {}", path_);
   spdlog::warn("{}", timeline.text());
   spdlog::warn("this machine runs unprotected now");
-  if (path_.empty()) return;
-  std::ofstream file(path_, std::ios::trunc);
-  file << timeline.json();
-  if (!file.flush()) spdlog::error("--timeline: cannot write {}", path_);
 }
 
 std::string FailoverTimeline::text() const {

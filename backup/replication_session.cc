@@ -15,9 +15,6 @@ using protocol::TimePoint;
 
 namespace {
 
-// Disk writes and state of a record, beside its pages.
-constexpr std::uint64_t kRecordMargin = 128 << 20;
-
 TimePoint now() { return std::chrono::steady_clock::now(); }
 
 // Most states are one piece, which is not copied.

@@ -46,6 +46,9 @@ struct SessionOutcome {
   protocol::TimePoint detected = {};        // when the primary was declared lost
 };
 
+// Disk writes and state of a record, beside its pages: staging memory must be larger than the guest by so much.
+inline constexpr std::uint64_t kRecordMargin = 128 << 20;
+
 // How a replica behaves in lockstep.
 struct LockstepSettings {
   protocol::OnDivergence on_divergence = protocol::OnDivergence::kHeal;

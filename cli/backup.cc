@@ -15,6 +15,7 @@
 #include "cli/exit_code.h"
 #include "cli/host_options.h"
 #include "cli/machine_options.h"
+#include "cli/memory_sizes.h"
 #include "cli/protection_options.h"
 #include "cli/replica_life.h"
 #include "cli/signals.h"
@@ -34,7 +35,7 @@ struct BackupCommand {
   std::vector<std::string> peer_keys;
   std::uint64_t timeout_ms = 1000;
   std::uint64_t heartbeat_ms = 100;
-  std::string staging = "4G";
+  std::string staging;
   std::string primary_staging = "256M";
   std::string timeline;
   std::string on_divergence = "heal";
@@ -57,7 +58,7 @@ backup::BackupOptions to_options(const BackupCommand& command, const protocol::C
   }
   options.silence_timeout = std::chrono::milliseconds(command.timeout_ms);
   options.heartbeat_interval = std::chrono::milliseconds(command.heartbeat_ms);
-  options.staging_bytes = parse_size("--staging", command.staging);
+  options.staging_bytes = parse_backup_staging("--staging", command.staging);
   options.claim = claim;
   if (command.on_divergence != "heal" && command.on_divergence != "halt") {
     throw UsageError("--on-divergence " + command.on_divergence + ": expected heal or halt");
@@ -73,8 +74,7 @@ primary::PrimaryOptions to_primary_options(const BackupCommand& command, const p
   options.silence_timeout = std::chrono::milliseconds(command.timeout_ms);
   options.heartbeat_interval = std::chrono::milliseconds(command.heartbeat_ms);
   options.claim = claim;
-  options.staging_bytes = parse_size("--primary-staging", command.primary_staging);
-  if (options.staging_bytes < kSmallestBuffer) throw UsageError("--primary-staging: expected at least 4M");
+  options.staging_bytes = parse_memory_size("--primary-staging", command.primary_staging, kSmallestBuffer);
   command.protection.apply_to(options);
   options.lockstep.epoch_length = epoch_length_of(command.epoch_length);
   options.join_keys = to_options(command, claim).primary_keys;
@@ -83,14 +83,15 @@ primary::PrimaryOptions to_primary_options(const BackupCommand& command, const p
 
 int run_backup(const BackupCommand& command) {
   protocol::session::initialize_crypto();
-  vmm::check_host();
   SignalWatcher signals;
   const auto key = for_option("--key", [&] { return protocol::session::load_secret_key(command.key); });
   const protocol::Claim claim = command.arbiter.open();
   primary::PrimaryOptions as_primary = to_primary_options(command, claim);
+  const backup::BackupOptions first = to_options(command, claim);
+  command.host.check_writable_disks("a backup");
+  vmm::check_host();
   StopSwitch stops;
   const std::unique_ptr<vmm::Backends> backends = command.host.open([&] { stops.stop(); });
-  const backup::BackupOptions first = to_options(command, claim);
   LifePlan plan{.as_primary = std::move(as_primary), .as_backup = first, .timeline_path = command.timeline};
   plan.as_backup.join = command.life.rejoin(first.primary_keys);
   control::Desk desk;
@@ -123,7 +124,8 @@ void add_backup(CLI::App& app, int& exit_code) {
   command->add_option("--timeout-ms", options->timeout_ms, "a primary that is silent for so long is lost")
       ->capture_default_str();
   command->add_option("--heartbeat-ms", options->heartbeat_ms, "interval of heartbeats")->capture_default_str();
-  command->add_option("--staging", options->staging, "memory for records that are not yet applied; more than the guest's RAM")->capture_default_str();
+  command->add_option("--staging", options->staging,
+                      "memory for records that are not yet applied; more than the guest's RAM by 128M (4G, or what this host has)");
   command->add_option("--primary-staging", options->primary_staging, "once promoted: memory for page copies on their way to a backup; taken when one joins")
       ->capture_default_str();
   command->add_option("--on-divergence", options->on_divergence, "lockstep, when an epoch did not end as the primary's: heal: "

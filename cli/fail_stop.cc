@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -9,6 +10,7 @@
 #include <system_error>
 
 #include "cli/exit_code.h"
+#include "vmm/devices/terminal.h"
 
 namespace pollux::cli {
 namespace {
@@ -18,6 +20,7 @@ namespace {
   for (const char* part : {"pollux: ", why, ": this host stops\n"}) {
     if (::write(STDERR_FILENO, part, std::strlen(part)) < 0) break;
   }
+  vmm::restore_terminal();
   ::_exit(kFailureExit);
 }
 
@@ -38,6 +41,8 @@ namespace {
 void fail_stop_without_resources() {
   std::set_new_handler([] { stop("out of memory"); });
   std::set_terminate(on_terminate);
+  // abort() goes on when this returns.
+  std::signal(SIGABRT, [](int) { vmm::restore_terminal(); });
 }
 
 }  // namespace pollux::cli

@@ -1,11 +1,11 @@
 #include "cli/host_options.h"
 
+#include <sys/stat.h>
+
 #include <CLI/CLI.hpp>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <fstream>
-#include <limits>
 #include <sstream>
 
 #include "base/error.h"
@@ -44,22 +44,15 @@ NetOption parse_net(const std::string& text) {
   return net;
 }
 
-}  // namespace
-
-std::uint64_t parse_size(const std::string& option, const std::string& text) {
-  std::uint64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const std::string unit(end, text.data() + text.size());
-  const std::uint64_t factor = unit.empty() ? 1
-                               : unit == "K" ? std::uint64_t{1} << 10
-                               : unit == "M" ? std::uint64_t{1} << 20
-                               : unit == "G" ? std::uint64_t{1} << 30
-                                             : 0;
-  if (error != std::errc{} || factor == 0 || value == 0 || value > std::numeric_limits<std::uint64_t>::max() / factor) {
-    throw UsageError(option + " " + text + ": expected a size such as 512M or 2G");
-  }
-  return value * factor;
+// Under whatever names: the same file, or the same block device.
+bool same_file(const std::string& a, const std::string& b) {
+  struct stat of_a {}, of_b {};
+  if (::stat(a.c_str(), &of_a) != 0 || ::stat(b.c_str(), &of_b) != 0) return false;  // opening it says why
+  if (S_ISBLK(of_a.st_mode) && S_ISBLK(of_b.st_mode)) return of_a.st_rdev == of_b.st_rdev;
+  return of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
 }
+
+}  // namespace
 
 void check_timing(std::uint64_t heartbeat_ms, std::uint64_t timeout_ms) {
   if (heartbeat_ms < 1 || heartbeat_ms > kMaxMilliseconds) throw UsageError("--heartbeat-ms: expected 1 to 86400000");
@@ -87,15 +80,36 @@ void HostOptions::add_to(CLI::App& app, const std::string& console) {
 std::vector<DiskOption> HostOptions::disks() const {
   if (disks_.size() > vmm::kMaxDisks) throw UsageError("--disk: at most " + std::to_string(vmm::kMaxDisks) + " disks");
   std::vector<DiskOption> parsed;
-  for (const std::string& disk : disks_) parsed.push_back(parse_disk(disk));
+  for (const std::string& text : disks_) {
+    const DiskOption disk = parse_disk(text);
+    for (const DiskOption& other : parsed) {
+      const bool one_writes = !disk.read_only || !other.read_only;
+      if (one_writes && same_file(disk.path, other.path)) {
+        throw UsageError("--disk " + text + ": given twice; a file may be several disks only if all are read-only");
+      }
+    }
+    parsed.push_back(disk);
+  }
   return parsed;
 }
 
 std::vector<NetOption> HostOptions::nets() const {
   if (nets_.size() > vmm::kMaxNics) throw UsageError("--net: at most " + std::to_string(vmm::kMaxNics) + " NICs");
   std::vector<NetOption> parsed;
-  for (const std::string& net : nets_) parsed.push_back(parse_net(net));
+  for (const std::string& text : nets_) {
+    const NetOption net = parse_net(text);
+    for (const NetOption& other : parsed) {
+      if (net.tap == other.tap) throw UsageError("--net " + text + ": TAP " + net.tap + " is given twice");
+    }
+    parsed.push_back(net);
+  }
   return parsed;
+}
+
+void HostOptions::check_writable_disks(const std::string& asked_by) const {
+  for (const DiskOption& disk : disks()) {
+    if (disk.read_only) throw UsageError("--disk " + disk.path + ",ro: " + asked_by + " must be able to write its disks");
+  }
 }
 
 std::unique_ptr<vmm::Backends> HostOptions::open(const std::function<void()>& on_leave, DiskUse use) const {

@@ -41,6 +41,8 @@ class HostOptions {
   // Throw UsageError naming the option.
   [[nodiscard]] std::vector<DiskOption> disks() const;
   [[nodiscard]] std::vector<NetOption> nets() const;
+  // For a backup, or what may become one: a full sync writes all its disks, whatever the guest may do to them.
+  void check_writable_disks(const std::string& asked_by) const;
   // Whether a console of the guest is this process's terminal.
   [[nodiscard]] bool uses_terminal() const { return console_ == "stdio" || virtio_console_ == "stdio"; }
   // Opens everything. `on_leave`: Ctrl-A x on a stdio console.
@@ -78,8 +80,5 @@ inline constexpr std::uint64_t kMaxMilliseconds = 86'400'000;
 void check_timing(std::uint64_t heartbeat_ms, std::uint64_t timeout_ms);
 // Opens the file for writing, so that a wrong path is said now and not when there is something to write. Empty: none.
 void check_writable(const std::string& option, const std::string& path);
-
-// "512M", "2G", "65536K" or plain bytes. Throws UsageError naming `option`.
-[[nodiscard]] std::uint64_t parse_size(const std::string& option, const std::string& text);
 
 }  // namespace pollux::cli

@@ -4,7 +4,10 @@
 
 #include "base/error.h"
 #include "cli/config_file.h"
+#include "cli/memory_sizes.h"
 #include "vmm/make_machine.h"
+#include "vmm/memory/guest_memory.h"
+#include "vmm/net/tap.h"
 
 namespace pollux::cli {
 namespace {
@@ -17,17 +20,19 @@ vmm::MacAddress default_mac(std::size_t index) {
   return {0x52, 0x50, 0x4f, 0x4c, 0x58, static_cast<std::uint8_t>(index + 1)};
 }
 
-// The loader calls things by their names, which are the options' too.
+// The loader calls things by their names, which are the options' too. `memory`: the value of --memory.
 template <class Boot>
-auto naming_options(Boot boot) {
+auto naming_options(const std::string& memory, Boot boot) {
   try {
     return boot();
   } catch (const UsageError& error) {
     const std::string text = error.what();
-    for (const char* name : {"kernel", "initrd", "cmdline", "memory"}) {
+    for (const char* name : {"kernel", "initrd", "cmdline", "memory", "dirty-log"}) {
       if (text.rfind(name, 0) == 0) throw UsageError("--" + text);
     }
     throw;
+  } catch (const vmm::GuestMemoryError& error) {
+    throw UsageError("--memory " + memory + ": " + error.what());
   }
 }
 
@@ -58,15 +63,12 @@ void MachineOptions::add_to(CLI::App& app) {
 
 void MachineOptions::check() const {
   if (kernel_.empty()) throw UsageError("--kernel is required");
-  const std::uint64_t bytes = parse_size("--memory", memory_);
-  if (bytes % kPageSize != 0 || bytes < (std::uint64_t{16} << 20)) {
-    throw UsageError("--memory " + memory_ + ": expected at least 16M, a multiple of 4K");
-  }
+  if (memory_bytes() % kPageSize != 0) throw UsageError("--memory " + memory_ + ": expected a multiple of 4K");
   if (vcpus_ < 1 || vcpus_ > vmm::kMaxVcpus) throw UsageError("--cpus " + std::to_string(vcpus_) + ": expected 1 to 8");
   check_profile();
   (void)machine_options();
   (void)host_.disks();
-  (void)host_.nets();
+  (void)nics();
 }
 
 void MachineOptions::check_deterministic(const char* asked_by) const {
@@ -77,7 +79,7 @@ void MachineOptions::check_deterministic(const char* asked_by) const {
 
 std::unique_ptr<vmm::Machine> MachineOptions::boot(vmm::Backends& backends, vmm::InputGate& input,
                                                    vmm::OutputGate& output) const {
-  return naming_options([&] {
+  return naming_options(memory_, [&] {
     return vmm::boot_machine(config(backends), boot_source(), backends, input, output, machine_options());
   });
 }
@@ -85,7 +87,7 @@ std::unique_ptr<vmm::Machine> MachineOptions::boot(vmm::Backends& backends, vmm:
 std::unique_ptr<vmm::DeterministicMachine> MachineOptions::boot_deterministic(vmm::Backends& backends,
                                                                               vmm::InputGate& input,
                                                                               vmm::OutputGate& output) const {
-  return naming_options([&] {
+  return naming_options(memory_, [&] {
     return vmm::DeterministicMachine::boot(config(backends), boot_source(), backends, input, output,
                                            deterministic_options());
   });
@@ -101,14 +103,28 @@ vmm::DeterministicOptions MachineOptions::deterministic_options() const {
 
 vmm::MachineConfig MachineOptions::config(vmm::Backends& backends) const {
   vmm::MachineConfig config;
-  config.memory_bytes = parse_size("--memory", memory_);
+  config.memory_bytes = memory_bytes();
   config.vcpus = vcpus_;
   config.profile = profile();
   for (std::uint32_t i = 0; i < backends.disk_count(); ++i) {
     config.disks.push_back({backends.disk({i}).size(), host_.disks().at(i).read_only});
   }
-  for (const NetOption& net : host_.nets()) config.nics.push_back({net.mac.value_or(default_mac(config.nics.size()))});
+  config.nics = nics();
   return config;
+}
+
+std::uint64_t MachineOptions::memory_bytes() const { return parse_memory_size("--memory", memory_, kSmallestGuest); }
+
+std::vector<vmm::NicConfig> MachineOptions::nics() const {
+  std::vector<vmm::NicConfig> nics;
+  for (const NetOption& net : host_.nets()) {
+    const vmm::MacAddress mac = net.mac.value_or(default_mac(nics.size()));
+    for (const vmm::NicConfig& other : nics) {
+      if (other.mac == mac) throw UsageError("--net: MAC address " + vmm::to_string(mac) + " is given twice");
+    }
+    nics.push_back({mac});
+  }
+  return nics;
 }
 
 vmm::MachineProfile MachineOptions::profile() const {

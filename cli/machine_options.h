@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "cli/host_options.h"
 #include "vmm/deterministic/deterministic_machine.h"
@@ -37,6 +38,8 @@ class MachineOptions {
 
  private:
   [[nodiscard]] vmm::MachineConfig config(vmm::Backends& backends) const;
+  [[nodiscard]] std::uint64_t memory_bytes() const;
+  [[nodiscard]] std::vector<vmm::NicConfig> nics() const;
   [[nodiscard]] vmm::MachineOptions machine_options() const;
   [[nodiscard]] vmm::MachineProfile profile() const;
   void check_profile() const;

@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/exit_code.h"
 #include "cli/machine_options.h"
+#include "cli/memory_sizes.h"
 #include "cli/protection_options.h"
 #include "cli/replica_life.h"
 #include "cli/signals.h"
@@ -34,7 +35,7 @@ struct PrimaryCommand {
   std::uint64_t heartbeat_ms = 100;
   std::uint64_t connect_timeout_ms = 10'000;
   std::string staging = "256M";
-  std::string backup_staging = "4G";
+  std::string backup_staging;
   std::string strategy = "copy";
   LifeOptions life;
 };
@@ -59,8 +60,7 @@ primary::PrimaryOptions to_options(const PrimaryCommand& command) {
   options.silence_timeout = std::chrono::milliseconds(command.timeout_ms);
   options.heartbeat_interval = std::chrono::milliseconds(command.heartbeat_ms);
   options.connect_timeout = std::chrono::milliseconds(command.connect_timeout_ms);
-  options.staging_bytes = parse_size("--staging", command.staging);
-  if (options.staging_bytes < kSmallestBuffer) throw UsageError("--staging: expected at least 4M");
+  options.staging_bytes = parse_memory_size("--staging", command.staging, kSmallestBuffer);
   command.protection.apply_to(options);
   if (command.strategy == "lockstep") {
     if (!command.machine.deterministic()) throw UsageError("--strategy lockstep: only with --profile deterministic");
@@ -98,10 +98,11 @@ LifePlan to_plan(const PrimaryCommand& command, const primary::PrimaryOptions& f
   backup::BackupOptions& as_backup = plan.as_backup;
   as_backup.primary_keys = peer_keys(command);
   as_backup.join = command.life.rejoin(as_backup.primary_keys);
+  if (!as_backup.join.empty()) command.machine.host().check_writable_disks("with --rejoin it");
   if (!command.listen.empty()) as_backup.listen = protocol::parse_address(command.listen);
   as_backup.silence_timeout = first.silence_timeout;
   as_backup.heartbeat_interval = first.heartbeat_interval;
-  as_backup.staging_bytes = parse_size("--backup-staging", command.backup_staging);
+  as_backup.staging_bytes = parse_backup_staging("--backup-staging", command.backup_staging);
   as_backup.claim = first.claim;
   return plan;
 }
@@ -155,8 +156,8 @@ void add_primary(CLI::App& app, int& exit_code) {
   command->add_option("--staging", options->staging, "memory for page copies on their way to the backups")
       ->capture_default_str();
   command->add_option("--backup-staging", options->backup_staging,
-                      "once a backup (--rejoin): memory for records that are not yet applied; more than the guest's RAM")
-      ->capture_default_str();
+                      "once a backup (--rejoin): memory for records that are not yet applied; more than the guest's RAM by "
+                      "128M (4G, or what this host has)");
   options->life.add_to(*command);
   options->protection.add_to(*command);
   options->arbiter.add_to(*command);

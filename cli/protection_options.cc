@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "cli/host_options.h"
+#include "cli/memory_sizes.h"
 
 namespace pollux::cli {
 
@@ -30,8 +31,7 @@ void ProtectionOptions::apply_to(primary::PrimaryOptions& options) const {
     throw UsageError("--max-lag: expected 1 to " + std::to_string(primary::kMaxLagLimit));
   }
   options.lockstep.max_lag = max_lag_;
-  options.held_bytes = parse_size("--held", held_);
-  if (options.held_bytes < kSmallestBuffer) throw UsageError("--held: expected at least 4M");
+  options.held_bytes = parse_memory_size("--held", held_, kSmallestBuffer);
   check_writable("--stats", statistics_);
   options.statistics_path = statistics_;
 }

@@ -26,7 +26,4 @@ class ProtectionOptions {
   std::string statistics_;
 };
 
-// Less could not hold one message.
-inline constexpr std::uint64_t kSmallestBuffer = 4 << 20;
-
 }  // namespace pollux::cli

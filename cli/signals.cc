@@ -6,6 +6,8 @@
 
 #include <utility>
 
+#include "vmm/devices/terminal.h"
+
 namespace pollux::cli {
 namespace {
 
@@ -42,7 +44,10 @@ void SignalWatcher::on_signal(std::function<void()> stop) {
       sigwait(&signals, &signal);
       if (leaving_) return;
       if (signal == SIGUSR1) continue;
-      if (received_ != 0) _exit(128 + signal);
+      if (received_ != 0) {
+        vmm::restore_terminal();
+        _exit(128 + signal);
+      }
       received_ = signal;
       stop();
     }

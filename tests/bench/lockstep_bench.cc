@@ -29,6 +29,7 @@
 #include "tests/support/deterministic_guest.h"
 #include "tests/support/socket_nic.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/test_machine.h"
 #include "vmm/make_machine.h"
 
 namespace pollux {
@@ -42,6 +43,7 @@ constexpr std::uint64_t kDiskBytes = std::uint64_t{8} << 20;
 // What everything is compared with: no shorter epoch costs an unprotected guest less.
 constexpr vmm::EpochLength kUnprotectedLength{1'000'000};
 constexpr auto kGivenUp = 60s;
+constexpr int kSkippedExit = 77;  // as Automake and CTest have it
 
 struct Workload {
   const char* name;
@@ -349,6 +351,10 @@ int run(int argc, char** argv) {
   app.add_option("--workload", names, "only these: compute, memory-writer, disk-write, disk-read, network");
   CLI11_PARSE(app, argc, argv);
   spdlog::set_level(spdlog::level::err);
+  if (const std::string why = testing::why_no_kvm(); !why.empty()) {
+    fmt::print("lockstep_bench: skipped: {}\n", why);
+    return kSkippedExit;
+  }
   protocol::session::initialize_crypto();
 
   fmt::print("normalized: time in lockstep / time unprotected (epoch length {}). Times in us; KiB in a second of guest time,\n"

@@ -1,6 +1,8 @@
 #include "tests/support/test_machine.h"
 
 #include <fcntl.h>
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -38,7 +40,9 @@ void store(vmm::GuestMemory& memory, std::size_t offset, std::uint64_t value) {
 
 std::string why_no_kvm() {
   const Fd kvm(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
-  return kvm ? "" : std::string("/dev/kvm: ") + std::strerror(errno);
+  // That it opens is not enough: a sandbox may have put another file there.
+  if (kvm && ::ioctl(kvm.get(), KVM_GET_API_VERSION, 0) == KVM_API_VERSION) return "";
+  return std::string("/dev/kvm: ") + std::strerror(errno);
 }
 
 bool eventually(const std::function<bool()>& condition, std::chrono::seconds limit) {

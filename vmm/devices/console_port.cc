@@ -6,7 +6,9 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -16,6 +18,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "vmm/devices/terminal.h"
 
 namespace pollux::vmm {
 namespace {
@@ -28,7 +31,8 @@ constexpr std::chrono::milliseconds kWritePatience{100};
 constexpr std::byte kEscape{0x01};  // Ctrl-A
 constexpr std::string_view kFilePrefix = "file=";
 
-// Writes without blocking for longer than kWritePatience per chunk. After a failure the rest is lost.
+// Waits kWritePatience for a reader that has stopped, and from then on no more until it reads again: the guest's devices wait
+// with whoever writes. What cannot be written is lost.
 class PatientWriter {
  public:
   PatientWriter(int fd, std::string name) : fd_(fd), name_(std::move(name)) {}
@@ -37,24 +41,49 @@ class PatientWriter {
     const std::lock_guard lock(mutex_);
     while (!bytes.empty()) {
       pollfd writable{fd_, POLLOUT, 0};
-      if (::poll(&writable, 1, static_cast<int>(kWritePatience.count())) == 0) return lose(ETIMEDOUT);
+      const auto patience = stuck_ ? std::chrono::milliseconds(0) : kWritePatience;
+      stuck_ = ::poll(&writable, 1, static_cast<int>(patience.count())) == 0;
+      if (stuck_) return lose(ETIMEDOUT);
       const auto put = ::write(fd_, bytes.data(), std::min(bytes.size(), kWriteChunk));
-      if (put < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+      if (put < 0 && errno == EINTR) continue;
+      stuck_ = put < 0 && errno == EAGAIN;
       if (put < 0) return lose(errno);
+      if (lost_ != 0) log();
       bytes = bytes.subspan(static_cast<std::size_t>(put));
     }
   }
 
  private:
+  // A terminal is told when it reads again: the log may go to the same one, and whoever logs would wait for it.
   void lose(int error_number) {
-    if (!std::exchange(logged_, true))
-      spdlog::warn("console {}: output lost: {}", name_, std::strerror(error_number));
+    lost_ = error_number;
+    if (::isatty(fd_) == 0) log();
+  }
+  void log() {
+    const int error_number = std::exchange(lost_, 0);
+    if (!std::exchange(logged_, true)) spdlog::warn("console {}: output lost: {}", name_, std::strerror(error_number));
   }
 
   std::mutex mutex_;
   int fd_;
   std::string name_;
+  bool stuck_ = false;  // its reader was waited for in vain
+  int lost_ = 0;        // why something was lost that was not logged yet
   bool logged_ = false;
+};
+
+// Standard output for writing without ever blocking. A terminal that polls writable may still block a write that is larger
+// than its room, so it is opened once more: O_NONBLOCK on the descriptor that we got would be seen by all who share it.
+class StandardOutput {
+ public:
+  StandardOutput()
+      : terminal_(::isatty(STDOUT_FILENO) != 0
+                      ? ::open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+                      : -1) {}
+  [[nodiscard]] int fd() const { return terminal_ ? terminal_.get() : STDOUT_FILENO; }
+
+ private:
+  Fd terminal_;
 };
 
 // The terminal on standard input in raw mode, for as long as this lives or until the process calls exit().
@@ -74,18 +103,18 @@ class RawTerminal {
   RawTerminal(const RawTerminal&) = delete;
   RawTerminal& operator=(const RawTerminal&) = delete;
 
-  [[nodiscard]] static bool& active() {
-    static bool active = false;
+  [[nodiscard]] static std::atomic<bool>& active() {
+    static std::atomic<bool> active = false;
     return active;
+  }
+  static void restore() {
+    if (active().exchange(false)) ::tcsetattr(STDIN_FILENO, TCSANOW, &saved_settings());
   }
 
  private:
   static termios& saved_settings() {
     static termios settings{};
     return settings;
-  }
-  static void restore() {
-    if (std::exchange(active(), false)) ::tcsetattr(STDIN_FILENO, TCSANOW, &saved_settings());
   }
 };
 
@@ -131,7 +160,8 @@ class StdioConsole final : public ConsolePort {
 
   std::function<void()> on_leave_;
   std::optional<RawTerminal> terminal_;
-  PatientWriter writer_{STDOUT_FILENO, "stdio"};
+  StandardOutput output_;
+  PatientWriter writer_{output_.fd(), "stdio"};
   bool escaped_ = false;  // the last key was Ctrl-A
   bool at_end_ = false;
 };
@@ -158,12 +188,16 @@ class NoConsole final : public ConsolePort {
 std::unique_ptr<ConsolePort> open_file(const std::string& spec) {
   const std::string path = spec.substr(kFilePrefix.size());
   if (path.empty()) throw UsageError("console '" + spec + "': a path must follow file=");
-  Fd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  // Without waiting for whoever shall read a FIFO, or for a terminal's line.
+  Fd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0644));
+  if (!fd && errno == ENXIO) throw UsageError("console '" + spec + "': a FIFO that nobody reads");
   if (!fd) throw UsageError("console '" + spec + "': " + std::strerror(errno));
   return std::make_unique<FileConsole>(std::move(fd), path);
 }
 
 }  // namespace
+
+void restore_terminal() { RawTerminal::restore(); }
 
 std::unique_ptr<ConsolePort> open_console(const std::string& spec, std::function<void()> on_leave) {
   if (spec == "stdio") return std::make_unique<StdioConsole>(std::move(on_leave));

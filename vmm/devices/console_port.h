@@ -18,12 +18,12 @@ class ConsolePort {
   [[nodiscard]] virtual int poll_fd() const = 0;
   // Waiting input; empty at end of file (then poll_fd() becomes -1) or when it was all an escape sequence.
   [[nodiscard]] virtual Bytes read() = 0;
-  // Best effort: when a console cannot be written, or its reader stalls, that is logged once and bytes are
-  // lost.
+  // Best effort: when a console cannot be written, or its reader stalls, that is logged once and bytes are lost. Such a
+  // reader is waited for once, 100 ms, until it reads again.
   virtual void write(ByteView bytes) = 0;
 };
 
-// `spec`: "stdio", "file=PATH" (created, truncated) or "none". Throws UsageError naming the spec.
+// `spec`: "stdio", "file=PATH" (created, truncated; a FIFO needs its reader) or "none". Throws UsageError naming the spec.
 // stdio puts a terminal into raw mode from start() until destruction; Ctrl-A x calls `on_leave`, Ctrl-A a sends Ctrl-A.
 std::unique_ptr<ConsolePort> open_console(const std::string& spec, std::function<void()> on_leave);
 

@@ -84,7 +84,7 @@ Fd Vm::create_vcpu(std::uint32_t id) const {
 
 void Vm::prepare_ring() {
   if (!enable_ring(KVM_CAP_DIRTY_LOG_RING_ACQ_REL) && !enable_ring(KVM_CAP_DIRTY_LOG_RING)) {
-    throw KvmError("KVM on this host has no dirty ring (use the bitmap)");
+    throw UsageError("dirty-log ring: KVM on this host has none: use bitmap");
   }
   if (reset_may_end_early()) {
     spdlog::warn("this kernel's dirty ring loses pages when this process is stopped at a bad moment: use the bitmap");
@@ -130,7 +130,11 @@ void Vm::set_slots(std::uint32_t flags) const {
     entry.guest_phys_addr = region.start.value;
     entry.memory_size = region.bytes.size();
     entry.userspace_addr = reinterpret_cast<std::uintptr_t>(region.bytes.data());
-    checked_ioctl(fd_, KVM_SET_USER_MEMORY_REGION, "KVM_SET_USER_MEMORY_REGION", &entry);
+    try {
+      checked_ioctl(fd_, KVM_SET_USER_MEMORY_REGION, "KVM_SET_USER_MEMORY_REGION", &entry);
+    } catch (const KvmError& error) {
+      throw GuestMemoryError(error.what());
+    }
   }
 }
 

@@ -21,7 +21,9 @@ Gfn end_of(std::uint64_t bytes) {
 GuestMemory::GuestMemory(std::uint64_t bytes) : size_(bytes), dirty_(end_of(bytes)) {
   POLLUX_ASSERT(bytes > 0 && bytes % kPageSize == 0);
   void* mapping = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapping == MAP_FAILED) throw errno_error("map", std::to_string(bytes >> 20) + " MiB of guest memory");
+  if (mapping == MAP_FAILED) {
+    throw GuestMemoryError(errno_error("map", std::to_string(bytes >> 20) + " MiB of guest memory").what());
+  }
   ::madvise(mapping, bytes, MADV_DONTFORK);
   mapping_ = static_cast<std::byte*>(mapping);
   const std::uint64_t low = std::min(bytes, kHoleStart.value);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/bytes.h"
+#include "base/error.h"
 #include "vmm/memory/address.h"
 #include "vmm/memory/dirty_set.h"
 
@@ -21,6 +22,12 @@ namespace pollux::vmm {
 inline constexpr GuestAddress kHoleStart{0xC000'0000};   // 3 GiB
 inline constexpr GuestAddress kHoleEnd{0x1'0000'0000};   // 4 GiB
 
+// The host does not give so much of it.
+class GuestMemoryError : public Error {
+ public:
+  using Error::Error;
+};
+
 class GuestMemory {
  public:
   struct Region {
@@ -28,7 +35,7 @@ class GuestMemory {
     MutableByteView bytes;  // host mapping, a multiple of kPageSize
   };
 
-  // Maps `bytes` (a positive multiple of kPageSize) of zeroed RAM. Throws Error when the host refuses.
+  // Maps `bytes` (a positive multiple of kPageSize) of zeroed RAM. Throws GuestMemoryError when the host refuses.
   explicit GuestMemory(std::uint64_t bytes);
   ~GuestMemory();
   GuestMemory(const GuestMemory&) = delete;

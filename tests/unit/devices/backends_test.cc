@@ -24,6 +24,7 @@
 #include "base/fd.h"
 #include "vmm/block/image.h"
 #include "vmm/devices/console_port.h"
+#include "vmm/devices/terminal.h"
 #include "vmm/net/tap.h"
 
 namespace pollux::vmm {
@@ -240,6 +241,35 @@ TEST_F(BackendsTest, FileConsoleIsTruncatedAndWritten) {
   EXPECT_EQ(std::string(std::istreambuf_iterator<char>(file), {}), std::string(3000, 'x') + "\n");
 }
 
+// How long a guest is held up by `writes` single bytes.
+std::chrono::milliseconds time_of_writes(ConsolePort& console, int writes) {
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < writes; ++i) console.write(Bytes(1, std::byte{'y'}));
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
+}
+
+TEST_F(BackendsTest, AFifoWhoseReaderIsStuckCostsItsPatienceOnce) {
+  const std::string path = folder_ / "fifo";
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  const Fd reader(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  const auto console = open_console("file=" + path, [] {});
+  console->write(Bytes(1 << 20, std::byte{'x'}));  // far more than it holds
+  EXPECT_LT(time_of_writes(*console, 200), std::chrono::seconds(5));  // 100 ms for each would be 20 s
+
+  Bytes room(1 << 16);
+  while (::read(reader.get(), room.data(), room.size()) > 0) {
+  }
+  console->write(Bytes(1, std::byte{'z'}));  // it reads again
+  ASSERT_EQ(::read(reader.get(), room.data(), room.size()), 1);
+  EXPECT_EQ(room.front(), std::byte{'z'});
+}
+
+TEST_F(BackendsTest, AFifoThatNobodyReadsIsRefusedAtOnce) {
+  const std::string path = folder_ / "fifo";
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  EXPECT_THROW((void)open_console("file=" + path, [] {}), UsageError);
+}
+
 TEST_F(BackendsTest, ConsoleSpecsAreChecked) {
   EXPECT_NO_THROW((void)open_console("none", [] {}));
   for (const std::string& spec :
@@ -307,6 +337,20 @@ TEST(StdioConsoleTest, StalledReaderCostsBytesNotTime) {
   console->write(Bytes(1 << 20, std::byte{'x'}));  // far more than a pipe holds: returns all the same
 }
 
+TEST(StdioConsoleTest, ATerminalThatIsNotReadCostsItsPatienceOnce) {
+  const Fd controller(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
+  ASSERT_TRUE(controller);
+  ASSERT_EQ(::grantpt(controller.get()), 0);
+  ASSERT_EQ(::unlockpt(controller.get()), 0);
+  const Fd terminal(::open(::ptsname(controller.get()), O_RDWR | O_NOCTTY | O_CLOEXEC));
+  ASSERT_TRUE(terminal);
+  const Redirected redirected(terminal.get(), terminal.get());
+  const auto console = open_console("stdio", [] {});
+  console->start();
+  console->write(Bytes(1 << 20, std::byte{'x'}));
+  EXPECT_LT(time_of_writes(*console, 200), std::chrono::seconds(5));
+}
+
 TEST(StdioConsoleTest, TerminalIsRawEscapesWorkAndItIsRestored) {
   const Fd controller(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
   ASSERT_TRUE(controller);
@@ -342,6 +386,13 @@ TEST(StdioConsoleTest, TerminalIsRawEscapesWorkAndItIsRestored) {
     EXPECT_EQ(left, 1);
   }
   termios after{};
+  ASSERT_EQ(::tcgetattr(terminal.get(), &after), 0);
+  EXPECT_EQ(after.c_lflag, before.c_lflag);
+
+  // An end of the process at which nothing is destroyed.
+  const auto console = open_console("stdio", [] {});
+  console->start();
+  restore_terminal();
   ASSERT_EQ(::tcgetattr(terminal.get(), &after), 0);
   EXPECT_EQ(after.c_lflag, before.c_lflag);
 }

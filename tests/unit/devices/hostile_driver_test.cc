@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <chrono>
+#include <deque>
 #include <random>
 
 #include "tests/unit/devices/fake_guest.h"
@@ -131,7 +132,10 @@ void expect_usable(VirtioMmio& device, GuestMemory& memory, const Make& make, Fa
   EXPECT_EQ(driver.status(), 1u | 2u | 4u | 8u);
 }
 
-void attack(const Make& make, const Arrive& arrive) {
+// kByLoop: the queues are served by a thread of their own, as in a machine, while the driver goes on.
+enum class Served { kAtOnce, kByLoop };
+
+void attack(const Make& make, const Arrive& arrive, Served served = Served::kAtOnce) {
   const auto deadline = std::chrono::steady_clock::now() + kTimePerDevice;
   std::uint64_t seed = 1;
   for (; std::chrono::steady_clock::now() < deadline; ++seed) {
@@ -142,17 +146,36 @@ void attack(const Make& make, const Arrive& arrive) {
     FakeInput input;
     auto owned = make(output, input);
     VirtioFunction& function = *owned;
-    VirtioMmio device("hostile", std::move(owned), memory, line, nullptr);
+    const auto loop = served == Served::kByLoop ? std::make_unique<EventLoop>("hostile") : nullptr;
+    VirtioMmio device("hostile", std::move(owned), memory, line, loop.get());
     Hostile hostile(seed, device, memory);
     for (unsigned i = 0; i < kStepsPerSeed; ++i) {
       hostile.step();
       if (hostile.below(8) == 0) arrive(function, hostile);
     }
     expect_usable(device, memory, make, output, input);
+    device.retire();
+    if (loop) loop->stop();
     if (::testing::Test::HasFailure()) return;
   }
   ::testing::Test::RecordProperty("seeds", static_cast<int>(seed));
 }
+
+// Performs when it is told to. The requests of a device that is gone are let go of.
+class PatientExecutor final : public BlockExecutor {
+ public:
+  void submit(std::function<void()> perform) override { waiting_.push_back(std::move(perform)); }
+  void perform(std::size_t count) {
+    for (; count > 0 && !waiting_.empty(); --count) {
+      const auto next = std::move(waiting_.front());
+      waiting_.pop_front();
+      next();
+    }
+  }
+
+ private:
+  std::deque<std::function<void()>> waiting_;
+};
 
 // Each violation is a log line: too many here to be of use.
 class HostileDriverTest : public ::testing::Test {
@@ -167,6 +190,42 @@ TEST_F(HostileDriverTest, Block) {
         return std::make_unique<VirtioBlock>(DiskIndex{0}, DiskConfig{kDiskBytes, false}, output);
       },
       [](VirtioFunction&, Hostile&) {});
+}
+
+std::unique_ptr<VirtioFunction> make_disk(FakeOutput& output, FakeInput&) {
+  return std::make_unique<VirtioBlock>(DiskIndex{0}, DiskConfig{kDiskBytes, false}, output);
+}
+
+TEST_F(HostileDriverTest, BlockServedByALoop) {
+  attack(make_disk, [](VirtioFunction&, Hostile&) {}, Served::kByLoop);
+}
+
+TEST_F(HostileDriverTest, EntropyServedByALoop) {
+  attack([](FakeOutput&, FakeInput& input) { return std::make_unique<VirtioEntropy>(input); },
+         [](VirtioFunction&, Hostile&) {}, Served::kByLoop);
+}
+
+TEST_F(HostileDriverTest, ADeferringDisk) {
+  PatientExecutor executor;
+  std::uint64_t completed = 0;
+  attack(
+      [&](FakeOutput& output, FakeInput&) {
+        executor = PatientExecutor();  // the device before is gone
+        return std::make_unique<VirtioBlock>(DiskIndex{0}, DiskConfig{kDiskBytes, false}, output, &executor);
+      },
+      [&](VirtioFunction& function, Hostile& hostile) {
+        auto& disk = dynamic_cast<VirtioBlock&>(function);
+        executor.perform(hostile.below(8));
+        if (hostile.below(4) == 0) disk.settle();
+        if (hostile.below(16) == 0) disk.make_uncertain();
+        for (const BlockCompletion& completion : disk.performed()) {
+          ASSERT_TRUE(is_block_status(completion.status));
+          ASSERT_EQ(disk.complete(completion), VirtioBlock::Completed::kYes);
+          ++completed;
+        }
+        ASSERT_LE(disk.outstanding(), VirtioBlock::kMaxOutstanding);
+      });
+  EXPECT_GT(completed, 0u);
 }
 
 TEST_F(HostileDriverTest, Net) {
