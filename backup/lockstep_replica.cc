@@ -35,7 +35,7 @@ std::optional<DivergedEpoch> LockstepReplica::apply(EpochRecord record) {
 }
 
 void LockstepReplica::restore() {
-  running_ = std::make_unique<ExecutingMachine>(backends_);
+  running_ = std::make_unique<ExecutingMachine>(backends_, ignored_);
   vmm::DeterministicOptions options;
   options.epoch_length = epoch_length_;
   running_->machine = vmm::DeterministicMachine::restore(image_.config(), image_.take_memory(), image_.take_state(),
@@ -47,6 +47,7 @@ void LockstepReplica::restore() {
 
 std::optional<DivergedEpoch> LockstepReplica::execute(const EpochRecord& record) {
   const vmm::EpochInputs inputs = vmm::decode_epoch_inputs(record.inputs);
+  if (inputs.clock != record.clock) throw Error("the clock value of the epoch's end is not the one in its inputs");  // P4
   const vmm::EpochDigest expected = vmm::decode_epoch_digest(record.digest);
   const EpochEnd end = replay(inputs);
   if (end.why == EpochEnd::Why::kDiverged) return diverged(record.epoch, end.divergence, {});

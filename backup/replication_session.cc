@@ -81,6 +81,7 @@ SessionOutcome ReplicationSession::run() {
       if (!outcome_) step(event::LinkDown{link_->down_reason()});
     }
     if (!outcome_) step(event::Tick{});
+    if (const std::uint64_t ignored = outcome_ || !lockstep_ ? 0 : lockstep_->take_ignored()) step(event::OwnInterrupts{ignored});
     send_ack();
   }
   if (!outcome_->promote || handed_over_) (void)link_->flush(std::chrono::seconds(1));
@@ -217,8 +218,9 @@ void ReplicationSession::take_body(const Message& message, Bytes body) {
     staged_.inputs.insert(staged_.inputs.end(), body.begin(), body.end());
   } else if (std::holds_alternative<protocol::EpochDigest>(message)) {
     staged_.digest.insert(staged_.digest.end(), body.begin(), body.end());
-  } else if (std::holds_alternative<protocol::EpochClose>(message)) {
+  } else if (const auto* close = std::get_if<protocol::EpochClose>(&message)) {
     staged_.state = std::move(body);
+    staged_.clock = close->clock.value_or(std::chrono::nanoseconds(0));
   }
 }
 
@@ -370,6 +372,7 @@ void ReplicationSession::carry_out(const event::Promote& effect) {
                             .vm = vm_,
                             .term = effect.term,
                             .epoch = effect.epoch,
+                            .uncertain_io = effect.uncertain_io,
                             .epoch_received = last_whole_at_,
                             .last_heard = link_->last_received(),
                             .detected = detected_};

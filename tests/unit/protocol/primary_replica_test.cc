@@ -8,7 +8,7 @@ namespace {
 using namespace primary;
 using State = PrimaryReplica::BackupState;
 
-constexpr const char* kHello = "Hello(version 3, vm 00000000000000000000000000000000, term 4, copy, disks 0)";
+constexpr const char* kHello = "Hello(version 4, vm 00000000000000000000000000000000, term 4, copy, disks 0)";
 
 class PrimaryScript : public ::testing::Test {
  protected:
@@ -101,9 +101,9 @@ TEST_F(PrimaryScript, ARefusalNamesItsReason) {
 TEST_F(PrimaryScript, AnotherVersionIsRefused) {
   start(1);
   step(LinkUp{{0}});
-  EXPECT_EQ(receive(0, Welcome{4, {4}, {}}),
-            (Lines{"Send(0, Goodbye(dropped: speaks protocol version 4, not 3))",
-                   "DropBackup(0, speaks protocol version 4, not 3)", "Unprotected"}));
+  EXPECT_EQ(receive(0, Welcome{5, {4}, {}}),
+            (Lines{"Send(0, Goodbye(dropped: speaks protocol version 5, not 4))",
+                   "DropBackup(0, speaks protocol version 5, not 4)", "Unprotected"}));
 }
 
 TEST_F(PrimaryScript, NothingIsCommittedWhileNobodyIsSynced) {
