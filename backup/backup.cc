@@ -130,6 +130,7 @@ BackupEnd Backup::run(vmm::Backends& backends) {
                                      .memory = image.take_memory(),
                                      .state = image.take_state(),
                                      .executing = session.take_machine(),
+                                     .uncertain_io = outcome.uncertain_io,
                                      .epoch_length = impl_->options.lockstep.epoch_length,
                                      .vm = outcome.vm,
                                      .term = outcome.term,

@@ -1,6 +1,7 @@
 // An epoch record as it arrives: staged whole before anything of it touches the image.
 #pragma once
 
+#include <chrono>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,7 @@ struct EpochRecord {
   Bytes state;   // the machine at the end of the epoch
   Bytes inputs;  // of a record to be executed, then there are neither pages nor state; its digest:
   Bytes digest;
+  std::chrono::nanoseconds clock{};  // at the end of the epoch, and in the inputs
 };
 
 }  // namespace pollux::backup

@@ -42,8 +42,9 @@ std::unique_ptr<vmm::Machine> Promotion::restore(vmm::Backends& backends, vmm::I
                                                  PromotedOutput& output) {
   std::unique_ptr<vmm::Machine> machine;
   if (executing) {
+    executing->input.promote();  // P3 is over
     executing->gate.promote(output);
-    executing->machine->promote();  // rule P7
+    if (uncertain_io) executing->machine->promote();  // P7
     machine = std::move(executing->machine);
   } else {
     machine = vmm::restore_machine(config, std::move(memory), state, backends, input, output,

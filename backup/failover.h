@@ -78,6 +78,7 @@ struct Promotion {
   Bytes state;
   std::unique_ptr<ExecutingMachine> executing;
   [[nodiscard]] bool lockstep() const { return executing != nullptr; }
+  bool uncertain_io = false;  // requests that are outstanding at its devices end as uncertain
   vmm::EpochLength epoch_length;  // of a deterministic machine that runs freely
   protocol::VmId vm;
   protocol::Term term;

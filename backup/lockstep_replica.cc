@@ -36,7 +36,7 @@ std::optional<DivergedEpoch> LockstepReplica::apply(EpochRecord record) {
 }
 
 void LockstepReplica::restore() {
-  running_ = std::make_unique<ExecutingMachine>(backends_);
+  running_ = std::make_unique<ExecutingMachine>(backends_, ignored_);
   vmm::DeterministicOptions options;
   options.epoch_length = epoch_length_;
   options.longest_epoch = longest_epoch_;
@@ -49,6 +49,7 @@ void LockstepReplica::restore() {
 
 std::optional<DivergedEpoch> LockstepReplica::execute(const EpochRecord& record) {
   const vmm::EpochInputs inputs = vmm::decode_epoch_inputs(record.inputs);
+  if (inputs.clock != record.clock) throw Error("the clock value of the epoch's end is not the one in its inputs");  // P4
   const vmm::EpochDigest expected = vmm::decode_epoch_digest(record.digest);
   const EpochEnd end = replay(inputs);
   running_->gate.check_reads();  // before the end is compared: what the guest was told here is no divergence of its own

@@ -17,18 +17,18 @@
 
 #include "backup/epoch_record.h"
 #include "backup/replica_image.h"
+#include "backup/silenced_input.h"
 #include "backup/suppressing_gate.h"
 #include "protocol/message.h"
 #include "vmm/deterministic/deterministic_machine.h"
-#include "vmm/gates/pass_through.h"
 
 namespace pollux::backup {
 
 // The machine with what it stands on. Outlives nobody: whoever has it keeps it until the machine is gone.
 struct ExecutingMachine {
-  explicit ExecutingMachine(vmm::Backends& backends) : gate(backends) {}
+  ExecutingMachine(vmm::Backends& backends, IgnoredCount ignored) : input(std::move(ignored)), gate(backends) {}
 
-  vmm::PassThroughInput input;
+  SilencedInput input;
   SuppressingGate gate;
   std::unique_ptr<vmm::DeterministicMachine> machine;
 };
@@ -52,6 +52,8 @@ class LockstepReplica {
   void interrupt();
   // While it executes.
   [[nodiscard]] vmm::DeterministicMachine& machine() { return *running_->machine; }
+  // From any thread: interrupts of this host's own devices that were ignored since the last call.
+  [[nodiscard]] std::uint64_t take_ignored() { return ignored_->exchange(0); }
   // For promotion.
   [[nodiscard]] std::unique_ptr<ExecutingMachine> give_up() { return std::move(running_); }
 
@@ -66,6 +68,7 @@ class LockstepReplica {
   vmm::Backends& backends_;
   const vmm::EpochLength epoch_length_;
   const std::chrono::milliseconds longest_epoch_;
+  const IgnoredCount ignored_ = std::make_shared<std::atomic<std::uint64_t>>(0);
   bool diverged_ = false;
   std::unique_ptr<ExecutingMachine> running_;
   std::mutex mutex_;

@@ -87,6 +87,7 @@ SessionOutcome ReplicationSession::run() {
       if (!outcome_) step(event::LinkDown{link_->down_reason()});
     }
     if (!outcome_) step(event::Tick{});
+    if (const std::uint64_t ignored = outcome_ || !lockstep_ ? 0 : lockstep_->take_ignored()) step(event::OwnInterrupts{ignored});
     send_ack();
   }
   if (!outcome_->promote || handed_over_) (void)link_->flush(std::chrono::seconds(1));
@@ -211,6 +212,7 @@ void ReplicationSession::take_body(const Message& message, Bytes body) {
   } else if (std::holds_alternative<protocol::MachineState>(message) || std::holds_alternative<protocol::SyncEnd>(message) ||
              std::holds_alternative<protocol::EpochClose>(message)) {
     append(staged_.state, std::move(body));
+    if (const auto* close = std::get_if<protocol::EpochClose>(&message)) staged_.clock = close->clock.value_or(std::chrono::nanoseconds(0));
   } else if (std::holds_alternative<protocol::EpochOpen>(message)) {
     staged_ = {};
   } else if (const auto* pages = std::get_if<protocol::EpochPages>(&message)) {
@@ -374,6 +376,7 @@ void ReplicationSession::carry_out(const event::Promote& effect) {
                             .vm = vm_,
                             .term = effect.term,
                             .epoch = effect.epoch,
+                            .uncertain_io = effect.uncertain_io,
                             .epoch_received = last_whole_at_,
                             .last_heard = link_->last_received(),
                             .detected = detected_};

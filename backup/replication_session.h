@@ -41,6 +41,7 @@ struct SessionOutcome {
   protocol::VmId vm = {};
   protocol::Term term = {};      // promote: won, and
   protocol::EpochId epoch = {};  // the machine goes on from the end of this epoch
+  bool uncertain_io = false;     // what is outstanding at its devices was performed, or was not
   protocol::TimePoint epoch_received = {};  // when its record was whole
   protocol::TimePoint last_heard = {};      // last byte of the primary
   protocol::TimePoint detected = {};        // when the primary was declared lost

@@ -152,7 +152,8 @@ std::vector<Parcel> EpochEngine::input_parcels(const LockstepRecorder::Record& r
   parcels.push_back(message_parcel(protocol::EpochClose{.epoch = epoch,
                                                         .flushed = flushed,
                                                         .input_bytes = record.inputs->size(),
-                                                        .digest_bytes = record.digest->size()}));
+                                                        .digest_bytes = record.digest->size(),
+                                                        .clock = record.clock}));
   for (const Parcel& parcel : parcels) bytes_ += parcel.body_bytes();
   return parcels;
 }

@@ -45,7 +45,7 @@ LockstepRecorder::Record LockstepRecorder::take(std::shared_ptr<const HeldEpoch>
   last_ = last_.next();
   POLLUX_ASSERT(held->epoch == last_);
   Record record{std::make_shared<const Bytes>(encode(end_.inputs)), std::make_shared<const Bytes>(encode(end_.digest)),
-                end_.digest.pages.size()};
+                end_.digest.pages.size(), end_.inputs.clock};
   Remembered remembered{last_, pages_of(end_.digest), std::move(held), 0};
   remembered.bytes = remembered.pages.size() * sizeof(Gfn) + remembered.held->disk_bytes +
                      remembered.held->emitted_bytes + record.inputs->size() + record.digest->size();

@@ -54,6 +54,7 @@ class LockstepRecorder {
     std::shared_ptr<const Bytes> inputs;
     std::shared_ptr<const Bytes> digest;
     std::uint64_t changed_pages = 0;
+    std::chrono::nanoseconds clock{};  // at the end of the epoch, and in the inputs
   };
   [[nodiscard]] Record take(std::shared_ptr<const HeldEpoch> held);
   // Of the last epoch.

@@ -123,7 +123,8 @@ void BackupReplica::on(const TermWon& event) {
   if (!answers_claim(event.term)) return;
   state_ = State::kPromoted;
   if (claim_->handed_over) effects_.emplace_back(Send{Goodbye{GoodbyeReason::kTookOver, {}}});
-  effects_.emplace_back(Promote{whole_, event.term, claim_->why});
+  // P6: at the end of the failover epoch, which is executed. P7: what is outstanding there is uncertain.
+  effects_.emplace_back(Promote{whole_, event.term, claim_->why, lockstep()});
   claim_.reset();
 }
 
@@ -146,6 +147,12 @@ void BackupReplica::on(const ArbiterUnreachable&) {
   if (!claim_) return;
   POLLUX_ASSERT(!claim_->retry_at);
   claim_->retry_at = now_ + config_.timing.arbitration_retry;
+}
+
+// P3: they say nothing of the machine that the primary runs.
+void BackupReplica::on(const OwnInterrupts& event) {
+  POLLUX_ASSERT(state_ != State::kPromoted);
+  ignored_interrupts_ += event.count;
 }
 
 void BackupReplica::on(const Stop&) {
@@ -272,6 +279,8 @@ void BackupReplica::on_message(const EpochDiskWrites& message) {
 
 void BackupReplica::on_message(const EpochInputs& message) {
   if (!in_record(message.epoch, RecordKind::kInputs, "EpochInputs")) return;
+  // P2: they wait for the end of their epoch, whose digest already knows what they did.
+  if (tally_.digest_bytes > 0) return violation(fmt::format("inputs of epoch {} after its digest", message.epoch.value));
   tally_.input_bytes += message.bytes;
   tally_.bytes += kPieceOverhead + message.bytes;
   if (tally_.input_bytes > kMaxInputBytesPerEpoch) return violation("the inputs of an epoch are too long");
@@ -309,14 +318,13 @@ void BackupReplica::on_message(const EpochClose& message) {
     return violation(fmt::format("the record of epoch {} lacks pages or disk writes", message.epoch.value));
   }
   const bool inputs = open_->kind == RecordKind::kInputs;
-  if (message.input_bytes != tally_.input_bytes || message.digest_bytes != tally_.digest_bytes ||
-      (inputs && (message.input_bytes == 0 || message.digest_bytes == 0))) {
-    return violation(fmt::format("the record of epoch {} lacks inputs or its digest", message.epoch.value));
+  if (inputs && !inputs_are_complete(message)) return;
+  if (!inputs && (message.input_bytes != 0 || message.digest_bytes != 0 || message.clock)) {
+    return violation("a record of pages with inputs");
   }
-  if (inputs && message.state_bytes != 0) return violation("a record of inputs with a state");
   tally_.bytes += message.state_bytes;
   if (!within_record_limit()) return;
-  open_.reset();
+  open_.reset();  // P5: the end of the epoch has come, and only now anything of it is executed
   whole_ = message.epoch;
   if (inputs && diverged_) {  // it cannot be executed from a state that is wrong
     effects_.emplace_back(DiscardPartial{message.epoch});
@@ -408,6 +416,26 @@ bool BackupReplica::within_record_limit() {
   return false;
 }
 
+bool BackupReplica::inputs_are_complete(const EpochClose& close) {
+  const auto lacks = [&](const char* what) {
+    violation(fmt::format("the record of epoch {} lacks {}", close.epoch.value, what));
+    return false;
+  };
+  if (close.input_bytes == 0 || close.input_bytes != tally_.input_bytes) return lacks("its inputs");  // P1
+  if (close.digest_bytes == 0 || close.digest_bytes != tally_.digest_bytes) return lacks("its digest");
+  if (!close.clock) return lacks("the clock value of its end");  // P4
+  if (*close.clock < clock_) {                                   // P4
+    violation(fmt::format("the clock goes back in epoch {}", close.epoch.value));
+    return false;
+  }
+  if (close.state_bytes != 0) {
+    violation("a record of inputs with a state");
+    return false;
+  }
+  clock_ = *close.clock;
+  return true;
+}
+
 void BackupReplica::complete(EpochId epoch, bool durable_before_ack) {
   unapplied_.push_back({epoch, tally_.bytes});
   unapplied_bytes_ += tally_.bytes;
@@ -482,7 +510,7 @@ void BackupReplica::claim_next_term(const std::string& why, bool handed_over) {
 
 // A replica that executes is sure of its state only at the end (P6); a passive image is what it was sent.
 void BackupReplica::ask_when_caught_up() {
-  if (claim_->asked || (lockstep() && !unapplied_.empty())) return;
+  if (claim_->asked || (lockstep() && !unapplied_.empty())) return;  // P6
   claim_->asked = true;
   effects_.emplace_back(ClaimTerm{term_.next()});
 }
@@ -567,6 +595,7 @@ std::string to_string(const Event& event) {
                         [](const TermLost& e) { return fmt::format("TermLost({})", e.term.value); },
                         [](const TermOfOwnPrimary& e) { return fmt::format("TermOfOwnPrimary({})", e.term.value); },
                         [](const ArbiterUnreachable&) { return std::string("ArbiterUnreachable"); },
+                        [](const OwnInterrupts& e) { return fmt::format("OwnInterrupts({})", e.count); },
                         [](const Stop&) { return std::string("Stop"); },
                         [](const Tick&) { return std::string("Tick"); },
                     },
@@ -587,7 +616,8 @@ std::string to_string(const Effect& effect) {
           [](const Disconnect& e) { return fmt::format("Disconnect({})", e.reason); },
           [](const ClaimTerm& e) { return fmt::format("ClaimTerm({})", e.term.value); },
           [](const Promote& e) {
-            return fmt::format("Promote({}, term {}, {})", e.epoch.value, e.term.value, e.reason);
+            return fmt::format("Promote({}, term {}, {}{})", e.epoch.value, e.term.value, e.reason,
+                               e.uncertain_io ? "; outstanding I/O is uncertain" : "");
           },
           [](const Fenced& e) { return fmt::format("Fenced({})", e.reason); },
           [](const End& e) { return fmt::format("End({}{})", e.failed ? "failed, " : "", e.reason); },

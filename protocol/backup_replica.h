@@ -28,14 +28,16 @@
 //  - A record takes at most `max_record_bytes` of memory, its pieces' headers included; more is a violation.
 //
 // In lockstep (Hello) ApplyEpoch of a record of inputs means: execute the epoch. The rules of Bressoud and Schneider
-// (SOSP '95, section 2), as they are kept here and by the engine:
-//  - P1 environment values and P4 clock values are in the record: one without inputs is a violation.
-//  - P2 the primary's interrupts are in the inputs of the epoch at whose end they are delivered.
-//  - P3 interrupts of this host's own devices are ignored: nothing but Promote makes the engine listen to them.
+// (SOSP '95, section 2), each marked by its name at the line that keeps it:
+//  - P1 environment values are in the record: one without inputs is a violation.
+//  - P2 the primary's interrupts are in the inputs of the epoch at whose end they are delivered. Nothing of them is before
+//    that end has come, and none comes after the digest of the state that they led to.
+//  - P3 interrupts of this host's own devices (OwnInterrupts) change nothing. After Promote they are the engine's to take.
+//  - P4 the clock value of the epoch's end is in its close: a record without one, or with one before the last, is a violation.
 //  - P5 an epoch is executed only when its whole record is here, and after all before it.
 //  - P6 the primary lost: every whole record is executed first, then the term is claimed, and the machine promoted at
 //    the end of the last one, the failover epoch, with the interrupts its inputs hold.
-//  - P7 after Promote, every request that is outstanding at a device is answered as uncertain, by the engine.
+//  - P7 Promote says so: every request that is outstanding at a device then is to be answered as uncertain.
 // And, beyond the paper:
 //  - An epoch without a flush is acknowledged before it is executed; Executed tells how far that is, now and then.
 //  - Diverged: an executed epoch did not end as the primary's. kHeal: Divergence says so; nothing of inputs is executed or
@@ -122,11 +124,15 @@ struct TermOfOwnPrimary {
   Term term;
 };
 struct ArbiterUnreachable {};
+// Lockstep: so many interrupts of this host's own devices came, and were kept from the guest. Never after Promote.
+struct OwnInterrupts {
+  std::uint64_t count = 0;
+};
 // The operator stops this backup.
 struct Stop {};
 struct Tick {};
 using Event = std::variant<LinkUp, LinkDown, Heard, HelloAccepted, HelloRefused, EpochApplied, Diverged, EpochDurable,
-                           SyncDurable, TermWon, TermLost, TermOfOwnPrimary, ArbiterUnreachable, Stop, Tick>;
+                           SyncDurable, TermWon, TermLost, TermOfOwnPrimary, ArbiterUnreachable, OwnInterrupts, Stop, Tick>;
 
 // Effects.
 struct Send {
@@ -182,6 +188,8 @@ struct Promote {
   EpochId epoch;
   Term term;
   std::string reason;
+  // Lockstep: whether a request that is outstanding at a device was performed, only the dead primary knew.
+  bool uncertain_io = false;
   bool operator==(const Promote&) const = default;
 };
 // Another replica leads the machine: it is over without promotion, close the link.
@@ -229,6 +237,8 @@ class BackupReplica {
   [[nodiscard]] bool lockstep() const { return hello_ && hello_->strategy == Strategy::kLockstep; }
   // The epoch that ended wrong, until a record of pages is whole.
   [[nodiscard]] const std::optional<EpochId>& diverged() const { return diverged_; }
+  // Of its own host's devices.
+  [[nodiscard]] std::uint64_t ignored_interrupts() const { return ignored_interrupts_; }
   // Of the open record and of whole records not yet applied: what the engine bounds by not receiving.
   [[nodiscard]] std::uint64_t staged_bytes() const;
 
@@ -273,6 +283,7 @@ class BackupReplica {
   void on(const backup::TermLost& event);
   void on(const backup::TermOfOwnPrimary& event);
   void on(const backup::ArbiterUnreachable& event);
+  void on(const backup::OwnInterrupts& event);
   void on(const backup::Stop& event);
   void on(const backup::Tick& event);
   void on_message(const Hello& message);
@@ -300,6 +311,7 @@ class BackupReplica {
   bool in_record(EpochId epoch, RecordKind kind, const char* what);  // else a violation
   bool disk_exists(DiskId disk);                    // else a violation
   bool within_record_limit();                       // else a violation
+  bool inputs_are_complete(const EpochClose& close);  // else a violation
   void complete(EpochId epoch, bool durable_before_ack);
   void acknowledge();
   void tell_executed();
@@ -329,6 +341,8 @@ class BackupReplica {
   std::deque<EpochId> awaiting_durability_;  // whole epochs that may be acknowledged only when durable
   std::deque<WholeRecord> unapplied_;
   std::uint64_t unapplied_bytes_ = 0;
+  std::uint64_t ignored_interrupts_ = 0;
+  std::chrono::nanoseconds clock_{};  // lockstep: at the end of the last whole record of inputs
   EpochId executed_;       // lockstep
   EpochId executed_told_;  // to the primary
   std::optional<EpochId> diverged_;

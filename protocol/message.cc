@@ -155,6 +155,7 @@ std::size_t check(const EpochClose& close) {
   require(close.state_bytes <= kMaxBodyBytes, "length of the machine state");
   require(close.input_bytes <= kMaxInputBytesPerEpoch, "length of the inputs");
   require(close.digest_bytes <= kMaxDigestBytesPerEpoch, "length of the digest");
+  require(!close.clock || *close.clock >= std::chrono::nanoseconds(0), "clock value");
   return close.state_bytes;
 }
 
@@ -318,6 +319,8 @@ void write(schema::Message::Builder root, const EpochClose& close) {
   out.setStateBytes(close.state_bytes);
   out.setInputBytes(close.input_bytes);
   out.setDigestBytes(close.digest_bytes);
+  out.setHasClock(close.clock.has_value());
+  if (close.clock) out.setClockNanoseconds(close.clock->count());
 }
 
 void write(schema::Message::Builder root, const NewTerm& next) { root.setNewTerm(next.term.value); }
@@ -426,9 +429,11 @@ EpochDiskWrites read(schema::EpochDiskWrites::Reader in) {
 }
 
 EpochClose read(schema::EpochClose::Reader in) {
+  std::optional<std::chrono::nanoseconds> clock;
+  if (in.getHasClock()) clock.emplace(in.getClockNanoseconds());
   return {{in.getEpoch()},        in.getPages(),   in.getZeroPages(),
           in.getDiskOperations(), in.getFlushed(), in.getStateBytes(),
-          in.getInputBytes(),     in.getDigestBytes()};
+          in.getInputBytes(),     in.getDigestBytes(), clock};
 }
 
 EpochOpen read(schema::EpochOpen::Reader in) { return {{in.getEpoch()}, static_cast<RecordKind>(in.getKind())}; }

@@ -7,7 +7,9 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
+#include <optional>
 #include <ostream>
 #include <string>
 #include <string_view>
@@ -226,6 +228,8 @@ struct EpochClose {
   std::uint32_t state_bytes = 0;
   std::uint64_t input_bytes = 0;
   std::uint64_t digest_bytes = 0;
+  // Of a record of inputs: the primary's clock at the end of the epoch, since the Unix epoch, and in those inputs.
+  std::optional<std::chrono::nanoseconds> clock = std::nullopt;
   bool operator==(const EpochClose&) const = default;
 };
 

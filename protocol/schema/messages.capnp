@@ -116,6 +116,8 @@ struct EpochClose {
   stateBytes @5 :UInt32;
   inputBytes @6 :UInt64;
   digestBytes @7 :UInt64;
+  hasClock @8 :Bool;
+  clockNanoseconds @9 :Int64;
 }
 
 struct Divergence {

@@ -449,6 +449,7 @@ class Replica : public Lockstep {
     backup::EpochRecord record;
     record.epoch = epoch_;
     record.inputs = run.inputs[0];
+    record.clock = vmm::decode_epoch_inputs(record.inputs).clock;
     record.digest = encode(run.digests[0]);
     return record;
   }
@@ -558,6 +559,13 @@ TEST_F(Replica, InputsThatAreNoneAreAnError) {
   begin("memory_writer", "rounds=100000 pages=200");
   backup::EpochRecord record = next_record();
   record.inputs.resize(record.inputs.size() / 2);
+  EXPECT_THROW((void)replica_->apply(record), Error);
+}
+
+TEST_F(Replica, AClockValueThatIsNotTheOneInTheInputsIsAnError) {
+  begin("memory_writer", "rounds=100000 pages=200");
+  backup::EpochRecord record = next_record();
+  record.clock += 1ns;
   EXPECT_THROW((void)replica_->apply(record), Error);
 }
 

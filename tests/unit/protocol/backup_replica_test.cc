@@ -82,7 +82,7 @@ TEST_F(BackupScript, FromTheFirstLinkToTheFirstEpoch) {
   start();
   EXPECT_EQ(step(LinkUp{}), Lines{});
   EXPECT_EQ(receive(hello()), (Lines{"ExamineHello"}));
-  EXPECT_EQ(step(HelloAccepted{}), (Lines{"Send(Welcome(version 3, term 4))", "BeginSync"}));
+  EXPECT_EQ(step(HelloAccepted{}), (Lines{"Send(Welcome(version 4, term 4))", "BeginSync"}));
   EXPECT_EQ(receive(DiskDigestRequest{{0}, 0, 16}), Lines{});
   EXPECT_EQ(receive(DiskBlocks{{0}, {{0, 65536, false}}}), Lines{});
   EXPECT_EQ(receive(SyncPages{{{{16}, 2, false}, {{100}, 50, true}}}), Lines{});
@@ -379,7 +379,7 @@ TEST_F(BackupScript, RefusalsNameTheirReason) {
   step(LinkUp{});
   Hello version = hello();
   version.version = 9;
-  EXPECT_EQ(receive(version).at(0), "Send(Refuse(this backup speaks protocol version 3, the primary 9))");
+  EXPECT_EQ(receive(version).at(0), "Send(Refuse(this backup speaks protocol version 4, the primary 9))");
 
   BackupConfig config;
   config.vm = VmId{};

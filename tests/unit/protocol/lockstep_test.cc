@@ -39,8 +39,13 @@ class LockstepBackup : public ::testing::Test {
   Lines inputs(std::uint64_t epoch) { return receive(EpochInputs{{epoch}, kInputBytes}); }
   Lines digest(std::uint64_t epoch) { return receive(EpochDigest{{epoch}, kDigestBytesOfEpoch}); }
   Lines close(std::uint64_t epoch, bool flushed = false) {
-    return receive(EpochClose{{epoch}, 0, 0, 0, flushed, 0, kInputBytes, kDigestBytesOfEpoch});
+    return receive(close_of(epoch, flushed));
   }
+  static EpochClose close_of(std::uint64_t epoch, bool flushed = false) {
+    return {{epoch}, 0, 0, 0, flushed, 0, kInputBytes, kDigestBytesOfEpoch, clock_at(epoch)};
+  }
+  // The primary's, at the end of the epoch.
+  static std::chrono::nanoseconds clock_at(std::uint64_t epoch) { return epoch * 1ms; }
   Lines record(std::uint64_t epoch, bool flushed = false) {
     open(epoch);
     inputs(epoch);
@@ -71,8 +76,17 @@ TEST_F(LockstepBackup, P1EnvironmentValuesComeWithTheEpoch) {
   EXPECT_EQ(record(1), (Lines{"ApplyEpoch(1)", "Send(Ack(1))"}));
   open(2);
   digest(2);
-  EXPECT_EQ(receive(EpochClose{{2}, 0, 0, 0, false, 0, 0, kDigestBytesOfEpoch}),
-            violation_in(2, "the record of epoch 2 lacks inputs or its digest"));
+  EpochClose none = close_of(2);
+  none.input_bytes = 0;
+  EXPECT_EQ(receive(none), violation_in(2, "the record of epoch 2 lacks its inputs"));
+
+  protect();  // nor may some of them be missing
+  open(1);
+  inputs(1);
+  digest(1);
+  EpochClose more = close_of(1);
+  ++more.input_bytes;
+  EXPECT_EQ(receive(more), violation_in(1, "the record of epoch 1 lacks its inputs"));
 }
 
 TEST_F(LockstepBackup, P2InterruptsOfThePrimaryWaitForTheEndOfTheirEpoch) {
@@ -81,26 +95,57 @@ TEST_F(LockstepBackup, P2InterruptsOfThePrimaryWaitForTheEndOfTheirEpoch) {
   EXPECT_EQ(inputs(1), Lines{});  // the interrupts are in here, and nothing is delivered yet
   EXPECT_EQ(digest(1), Lines{});
   EXPECT_EQ(close(1), (Lines{"ApplyEpoch(1)", "Send(Ack(1))"}));
-}
-
-// The machine listens to this host's devices from Promote on: nothing before it says so.
-TEST_F(LockstepBackup, P3InterruptsOfItsOwnDevicesAreIgnoredUntilPromotion) {
-  protect();
-  record(1);
-  executed(1);
-  EXPECT_EQ(step(backup::LinkDown{"x"}), (Lines{"ClaimTerm(5)"}));
-  EXPECT_EQ(step(backup::ArbiterUnreachable{}), Lines{});
-  clock_.advance(200ms);
-  EXPECT_EQ(step(backup::Tick{}), (Lines{"ClaimTerm(5)"}));
-  EXPECT_EQ(step(backup::TermWon{{5}}), (Lines{"Promote(1, term 5, x)"}));
-}
-
-// It is in the inputs of every epoch, also of one that took nothing else from outside.
-TEST_F(LockstepBackup, P4TheClockValueComesWithEachEpochBoundary) {
-  protect();
-  record(1);
+  // And none comes later than the end that it was delivered at.
   open(2);
-  EXPECT_EQ(receive(EpochClose{{2}}), violation_in(2, "the record of epoch 2 lacks inputs or its digest"));
+  inputs(2);
+  digest(2);
+  EXPECT_EQ(inputs(2), violation_in(2, "inputs of epoch 2 after its digest"));
+}
+
+// Whenever they come: nothing follows from them, and they are no sign of life of the primary.
+TEST_F(LockstepBackup, P3InterruptsOfItsOwnDevicesAreIgnored) {
+  start();
+  const auto ignored = [&] { return step(backup::OwnInterrupts{2}); };
+  EXPECT_EQ(ignored(), Lines{});
+  protect();
+  EXPECT_EQ(ignored(), Lines{});
+  open(1);
+  EXPECT_EQ(ignored(), Lines{});
+  inputs(1);
+  digest(1);
+  EXPECT_EQ(ignored(), Lines{});
+  EXPECT_EQ(close(1), (Lines{"ApplyEpoch(1)", "Send(Ack(1))"}));
+  EXPECT_EQ(ignored(), Lines{});
+  executed(1);
+  clock_.advance(1s);
+  EXPECT_EQ(ignored(), Lines{});
+  EXPECT_EQ(step(backup::Tick{}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(ignored(), Lines{});
+  EXPECT_EQ(backup_->ignored_interrupts(), 12u);
+  EXPECT_EQ(step(backup::TermWon{{5}}),
+            (Lines{"Promote(1, term 5, silent for 1000 ms; outstanding I/O is uncertain)"}));
+  EXPECT_DEATH(ignored(), "kPromoted");
+}
+
+// Also with an epoch that took nothing else from outside.
+TEST_F(LockstepBackup, P4TheClockValueComesWithEachEpochBoundary) {
+  const auto close_with = [&](std::optional<std::chrono::nanoseconds> clock) {
+    open(2);
+    inputs(2);
+    digest(2);
+    EpochClose close = close_of(2);
+    close.clock = clock;
+    return receive(close);
+  };
+  protect();
+  record(1);
+  EXPECT_EQ(close_with(std::nullopt), violation_in(2, "the record of epoch 2 lacks the clock value of its end"));
+  protect();
+  record(1);
+  EXPECT_EQ(close_with(clock_at(1) - 1ns), violation_in(2, "the clock goes back in epoch 2"));
+  protect();
+  record(1);
+  EXPECT_EQ(close_with(clock_at(1)), (Lines{"ApplyEpoch(2)", "Send(Ack(2))"}));
 }
 
 TEST_F(LockstepBackup, P5ItWaitsForTheEndOfTheEpoch) {
@@ -125,18 +170,25 @@ TEST_F(LockstepBackup, P6PromotionAtTheEndOfTheFailoverEpochWithItsInterrupts) {
   EXPECT_EQ(step(backup::LinkDown{"reset by peer"}), (Lines{"DiscardPartial(3)"}));
   EXPECT_EQ(executed(1), Lines{});
   EXPECT_EQ(executed(2), (Lines{"ClaimTerm(5)"}));
-  EXPECT_EQ(step(backup::TermWon{{5}}), (Lines{"Promote(2, term 5, reset by peer)"}));
+  EXPECT_EQ(step(backup::TermWon{{5}}), (Lines{"Promote(2, term 5, reset by peer; outstanding I/O is uncertain)"}));
 }
 
-// The engine's part of P7 begins with Promote, which comes once, and after the last epoch that could complete a request.
-TEST_F(LockstepBackup, P7UncertainInterruptsAfterThePromotionOnly) {
+// Promote orders it: once, and after the last epoch that could complete a request.
+TEST_F(LockstepBackup, P7OutstandingRequestsAreUncertainAfterThePromotionOnly) {
   protect();
   record(1, true);
   EXPECT_EQ(step(backup::LinkDown{"x"}), Lines{});
   EXPECT_EQ(executed(1), (Lines{"ClaimTerm(5)"}));
   EXPECT_EQ(durable(1), Lines{});
-  EXPECT_EQ(step(backup::TermWon{{5}}), (Lines{"Promote(1, term 5, x)"}));
+  EXPECT_EQ(step(backup::TermWon{{5}}), (Lines{"Promote(1, term 5, x; outstanding I/O is uncertain)"}));
   EXPECT_EQ(record(2), Lines{});
+
+  protect();  // also one that was handed over to
+  record(1);
+  executed(1);
+  EXPECT_EQ(receive(HandOver{{1}}), (Lines{"ClaimTerm(5)"}));
+  EXPECT_EQ(step(backup::TermWon{{5}}),
+            (Lines{"Send(Goodbye(took over))", "Promote(1, term 5, the primary handed over; outstanding I/O is uncertain)"}));
 }
 
 TEST_F(LockstepBackup, AnEpochIsAcknowledgedBeforeItIsExecuted) {
@@ -226,7 +278,7 @@ TEST_F(LockstepBackup, AnUnhealedReplicaIsNeverPromoted) {
   heal(2);
   EXPECT_EQ(step(backup::LinkDown{"x"}), Lines{});
   EXPECT_EQ(executed(2), (Lines{"ClaimTerm(5)"}));
-  EXPECT_EQ(step(backup::TermWon{{5}}), (Lines{"Promote(2, term 5, x)"}));
+  EXPECT_EQ(step(backup::TermWon{{5}}), (Lines{"Promote(2, term 5, x; outstanding I/O is uncertain)"}));
 }
 
 TEST_F(LockstepBackup, NoDivergedReplicaTakesAMachineOver) {
@@ -262,13 +314,19 @@ TEST_F(LockstepBackup, RecordsThatBreakTheRules) {
   protect();
   open(1);
   inputs(1);
-  EXPECT_EQ(close(1), violation_in(1, "the record of epoch 1 lacks inputs or its digest"));
+  EXPECT_EQ(close(1), violation_in(1, "the record of epoch 1 lacks its digest"));
   protect();
   open(1);
   inputs(1);
   digest(1);
-  EXPECT_EQ(receive(EpochClose{{1}, 0, 0, 0, false, 64, kInputBytes, kDigestBytesOfEpoch}),
-            violation_in(1, "a record of inputs with a state"));
+  EpochClose with_state = close_of(1);
+  with_state.state_bytes = 64;
+  EXPECT_EQ(receive(with_state), violation_in(1, "a record of inputs with a state"));
+  protect();
+  record(1);
+  diverged(1);
+  receive(EpochOpen{{2}, RecordKind::kPages});
+  EXPECT_EQ(receive(EpochClose{{2}, 0, 0, 0, false, 64, 0, 0, clock_at(2)}), violation_in(2, "a record of pages with inputs"));
   protect();
   EXPECT_EQ(inputs(1).back(), "End(failed, the primary broke the protocol: EpochInputs(1) outside its record)");
   EXPECT_EQ(close(1), Lines{});

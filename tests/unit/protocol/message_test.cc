@@ -67,6 +67,11 @@ TEST(Message, EveryKindRoundTrips) {
   }
 }
 
+TEST(Message, AClockValueRoundTrips) {
+  const Message close = EpochClose{{2}, 0, 0, 0, false, 0, 40, 72, std::chrono::nanoseconds(1'700'000'000'123'456'789)};
+  EXPECT_EQ(decode(encode(close), 0), close);
+}
+
 TEST(Message, SamplesCoverEveryKind) {
   const auto all = samples();
   ASSERT_EQ(all.size(), std::variant_size_v<Message>);
@@ -133,6 +138,7 @@ TEST(MessageDeathTest, OwnMessagesOutOfBoundsAreABug) {
   EXPECT_DEATH(static_cast<void>(encode(Divergence{{1}, 1, true})), "out of bounds");
   EXPECT_DEATH(static_cast<void>(encode(EpochClose{{1}, 0, 0, 0, false, 0, kMaxInputBytesPerEpoch + 1, 1})),
                "out of bounds");
+  EXPECT_DEATH(static_cast<void>(encode(EpochClose{{1}, 0, 0, 0, false, 0, 1, 1, std::chrono::nanoseconds(-1)})), "out of bounds");
   EXPECT_DEATH(static_cast<void>(encode(EpochClose{{1}, 0, 0, 0, false, 0, 1, kMaxDigestBytesPerEpoch + 1})),
                "out of bounds");
   EXPECT_DEATH(static_cast<void>(encode(DiskBlocks{{0}, {{100, 512, false}}})), "out of bounds");

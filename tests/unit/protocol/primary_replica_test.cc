@@ -8,7 +8,7 @@ namespace {
 using namespace primary;
 using State = PrimaryReplica::BackupState;
 
-constexpr const char* kHello = "Hello(version 3, vm 00000000000000000000000000000000, term 4, copy, disks 0)";
+constexpr const char* kHello = "Hello(version 4, vm 00000000000000000000000000000000, term 4, copy, disks 0)";
 
 class PrimaryScript : public ::testing::Test {
  protected:

@@ -71,13 +71,15 @@ class LoosePrimary {
     if (inputs_ && piece == 1) return EpochInputs{epoch, 40};
     if (inputs_ && piece == 2) return EpochDigest{epoch, 72};
     pieces_ = 0;
-    return inputs_ ? EpochClose{epoch, 0, 0, 0, flushed, 0, 40, 72} : EpochClose{epoch, 0, 0, 0, flushed, 8};
+    clock_ += std::chrono::nanoseconds(random.below(1000));
+    return inputs_ ? EpochClose{epoch, 0, 0, 0, flushed, 0, 40, 72, clock_} : EpochClose{epoch, 0, 0, 0, flushed, 8};
   }
 
  private:
   const Strategy strategy_;
   bool inputs_ = false;
   int pieces_ = 0;  // of the open record
+  std::chrono::nanoseconds clock_{};
 };
 
 void run_backup(std::uint64_t seed) {
