@@ -36,6 +36,7 @@ struct PrimaryCommand {
   std::string staging = "256M";
   std::string backup_staging = "4G";
   std::string strategy = "copy";
+  std::string on_divergence = "heal";
   LifeOptions life;
 };
 
@@ -102,6 +103,8 @@ LifePlan to_plan(const PrimaryCommand& command, const primary::PrimaryOptions& f
   as_backup.silence_timeout = first.silence_timeout;
   as_backup.heartbeat_interval = first.heartbeat_interval;
   as_backup.staging_bytes = parse_size("--backup-staging", command.backup_staging);
+  as_backup.lockstep = {.on_divergence = on_divergence_of(command.on_divergence),
+                        .epoch_length = first.lockstep.epoch_length};
   as_backup.claim = first.claim;
   return plan;
 }
@@ -156,6 +159,8 @@ void add_primary(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   command->add_option("--backup-staging", options->backup_staging,
                       "once a backup (--rejoin): memory for records that are not yet applied; more than the guest's RAM")
+      ->capture_default_str();
+  command->add_option("--on-divergence", options->on_divergence, "once a backup in lockstep (--rejoin): heal or halt")
       ->capture_default_str();
   options->life.add_to(*command);
   options->protection.add_to(*command);

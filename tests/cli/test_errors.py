@@ -68,6 +68,7 @@ class Errors(unittest.TestCase):
         self.refused("--peer-key", *primary, "--backup", "h:1", "--key", self.key, "--peer-key", "/missing", "--arbiter", "none")
         self.refused("--stats", *primary, "--backup", "h:1", *keys, "--stats", "/missing/file")
         self.refused("--timeout-ms", *primary, "--backup", "h:1", *keys, "--timeout-ms", "99999999999")
+        self.refused("--on-divergence", *primary, "--backup", "h:1", *keys, "--on-divergence", "maybe")
         self.refused("no backup could be reached", *primary, "--backup", "127.0.0.1:1", *keys,
                      "--connect-timeout-ms", "300", code=1)
         self.refused("expected --backup, --listen or both", *primary, *keys)
