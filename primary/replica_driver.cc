@@ -290,10 +290,18 @@ void ReplicaDriver::handle(std::vector<event::Effect> effects) {
     const std::lock_guard lock(mutex_);
     if (halted_) return;
   }
+  forget_heals_of_the_lost();
   for (const event::Effect& effect : effects) {
     std::visit([this](const auto& one) { carry_out(one); }, effect);
   }
   if (!to_sync_.empty()) mailbox_.start_full_sync(std::exchange(to_sync_, {}));
+}
+
+// Before an ExecutedByAll: it does not wait for the lost, and the engine forgets what it takes to heal them.
+void ReplicaDriver::forget_heals_of_the_lost() {
+  for (const BackupId backup : mailbox_.heals()) {
+    if (!replica_.required(backup)) mailbox_.forget_heal(backup);
+  }
 }
 
 void ReplicaDriver::carry_out(const event::Send& effect) {

@@ -107,6 +107,7 @@ class ReplicaDriver {
   void let_leave(std::shared_ptr<Shipper> shipper);
   void receive_from(protocol::BackupId backup);
   void handle(std::vector<protocol::primary::Effect> effects);
+  void forget_heals_of_the_lost();
   void carry_out(const protocol::primary::Send& effect);
   void carry_out(const protocol::primary::StartFullSync& effect);
   void carry_out(const protocol::primary::Protected& effect);
