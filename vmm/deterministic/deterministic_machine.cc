@@ -636,7 +636,8 @@ EpochDigest DeterministicVm::digest() {
   protect(update.cold);
   digest.memory = update.memory;
   digest.pages = std::move(update.changed);
-  if (tracking_) keep_for_tracking(pages_of(digest));
+  // Not only what changed: a page that was written and is as it was may have been read by somebody in between.
+  if (tracking_) keep_for_tracking(suspects);
   return digest;
 }
 
