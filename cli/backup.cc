@@ -60,10 +60,7 @@ backup::BackupOptions to_options(const BackupCommand& command, const protocol::C
   options.heartbeat_interval = std::chrono::milliseconds(command.heartbeat_ms);
   options.staging_bytes = parse_backup_staging("--staging", command.staging);
   options.claim = claim;
-  if (command.on_divergence != "heal" && command.on_divergence != "halt") {
-    throw UsageError("--on-divergence " + command.on_divergence + ": expected heal or halt");
-  }
-  if (command.on_divergence == "halt") options.lockstep.on_divergence = protocol::OnDivergence::kHalt;
+  options.lockstep.on_divergence = on_divergence_of(command.on_divergence);
   options.lockstep.epoch_length = epoch_length_of(command.epoch_length);
   return options;
 }

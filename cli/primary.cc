@@ -37,6 +37,7 @@ struct PrimaryCommand {
   std::string staging = "256M";
   std::string backup_staging;
   std::string strategy = "copy";
+  std::string on_divergence = "heal";
   LifeOptions life;
 };
 
@@ -103,6 +104,8 @@ LifePlan to_plan(const PrimaryCommand& command, const primary::PrimaryOptions& f
   as_backup.silence_timeout = first.silence_timeout;
   as_backup.heartbeat_interval = first.heartbeat_interval;
   as_backup.staging_bytes = parse_backup_staging("--backup-staging", command.backup_staging);
+  as_backup.lockstep = {.on_divergence = on_divergence_of(command.on_divergence),
+                        .epoch_length = first.lockstep.epoch_length};
   as_backup.claim = first.claim;
   return plan;
 }
@@ -158,6 +161,8 @@ void add_primary(CLI::App& app, int& exit_code) {
   command->add_option("--backup-staging", options->backup_staging,
                       "once a backup (--rejoin): memory for records that are not yet applied; more than the guest's RAM by "
                       "128M (4G, or what this host has)");
+  command->add_option("--on-divergence", options->on_divergence, "once a backup in lockstep (--rejoin): heal or halt")
+      ->capture_default_str();
   options->life.add_to(*command);
   options->protection.add_to(*command);
   options->arbiter.add_to(*command);

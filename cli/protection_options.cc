@@ -36,4 +36,10 @@ void ProtectionOptions::apply_to(primary::PrimaryOptions& options) const {
   options.statistics_path = statistics_;
 }
 
+protocol::OnDivergence on_divergence_of(const std::string& word) {
+  if (word == "heal") return protocol::OnDivergence::kHeal;
+  if (word == "halt") return protocol::OnDivergence::kHalt;
+  throw UsageError("--on-divergence " + word + ": expected heal or halt");
+}
+
 }  // namespace pollux::cli

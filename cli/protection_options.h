@@ -5,6 +5,7 @@
 #include <string>
 
 #include "primary/primary.h"
+#include "protocol/backup_replica.h"
 
 namespace CLI {
 class App;
@@ -25,5 +26,8 @@ class ProtectionOptions {
   std::string held_ = "64M";
   std::string statistics_;
 };
+
+// --on-divergence. Throws UsageError.
+[[nodiscard]] protocol::OnDivergence on_divergence_of(const std::string& word);
 
 }  // namespace pollux::cli

@@ -27,7 +27,7 @@ control::Status PrimaryControl::status() {
     one.address = backup.address;
     one.state = to_string(backup.state);
     if (backup.acknowledged) one.acknowledged = backup.acknowledged->value;
-    one.lag_epochs = backup.lag;
+    one.unacknowledged_epochs = backup.unacknowledged;
   }
   return status;
 }

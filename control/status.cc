@@ -48,7 +48,7 @@ std::string to_json(const Status& status) {
     one["address"] = backup.address;
     one["state"] = backup.state;
     if (backup.acknowledged) one["acknowledged"] = *backup.acknowledged;
-    one["lag_epochs"] = backup.lag_epochs;
+    one["unacknowledged_epochs"] = backup.unacknowledged_epochs;
     backups.push_back(std::move(one));
   }
   if (status.role == "primary") object["backups"] = std::move(backups);
@@ -76,8 +76,8 @@ std::string status_text(const std::string& json) {
     add_line(text, "backup " + text_of(*backup, "id"),
              fmt::format("{}, {}{}", text_of(*backup, "address"), text_of(*backup, "state"),
                          acknowledged.empty() ? ""
-                                              : fmt::format(", acknowledged {} ({} behind)", acknowledged,
-                                                            text_of(*backup, "lag_epochs"))));
+                                              : fmt::format(", acknowledged {} ({} unacknowledged)", acknowledged,
+                                                            text_of(*backup, "unacknowledged_epochs"))));
   }
   return text;
 }
@@ -95,7 +95,7 @@ Status without_progress(Status status) {
   status.epoch = status.committed = 0;
   for (BackupStatus& backup : status.backups) {
     backup.acknowledged.reset();
-    backup.lag_epochs = 0;
+    backup.unacknowledged_epochs = 0;
   }
   return status;
 }

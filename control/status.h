@@ -13,7 +13,7 @@ struct BackupStatus {
   std::string address;                        // as this side sees it
   std::string state;                          // as the protocol names it: syncing, protecting, lost, ...
   std::optional<std::uint64_t> acknowledged;  // epoch; nothing before the end of its full sync
-  std::uint64_t lag_epochs = 0;               // closed here and not acknowledged
+  std::uint64_t unacknowledged_epochs = 0;    // closed here
   bool operator==(const BackupStatus&) const = default;
 };
 

@@ -200,6 +200,11 @@ void EngineMailbox::heal(HealRequest request) {
   changed_.notify_all();
 }
 
+void EngineMailbox::forget_heal(BackupId backup) {
+  const std::lock_guard lock(mutex_);
+  heals_.erase(backup);
+}
+
 bool EngineMailbox::has_progressed(EpochId committed, EpochId executed) const {
   const std::lock_guard lock(mutex_);
   return committed_ >= committed && executed_ >= executed;
@@ -224,6 +229,13 @@ bool EngineMailbox::has_heals() const {
   return !heals_.empty();
 }
 
+std::vector<BackupId> EngineMailbox::heals() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<BackupId> backups;
+  for (const auto& [backup, request] : heals_) backups.push_back(backup);
+  return backups;
+}
+
 std::vector<HealRequest> EngineMailbox::take_heals() {
   const std::lock_guard lock(mutex_);
   std::vector<HealRequest> requests;
@@ -237,9 +249,15 @@ std::uint64_t EngineMailbox::urgent() const {
   return urgent_;
 }
 
-std::uint64_t EngineMailbox::wait_for_urgent(std::uint64_t seen, std::chrono::nanoseconds timeout) {
+std::uint64_t EngineMailbox::wait_for_urgent(std::uint64_t seen, std::chrono::nanoseconds timeout,
+                                             const std::stop_token& stop) {
+  // Made before the lock is taken and gone after it is given back: it may be called right here.
+  const std::stop_callback wake(stop, [this] {
+    const std::lock_guard lock(mutex_);
+    changed_.notify_all();
+  });
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, timeout, [&] { return urgent_ > seen; });
+  changed_.wait_for(lock, timeout, [&] { return stop.stop_requested() || urgent_ > seen; });
   return urgent_;
 }
 

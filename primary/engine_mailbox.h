@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -54,6 +55,7 @@ class EngineMailbox {
   void committed(protocol::EpochId epoch);
   void executed(protocol::EpochId epoch);  // lockstep: by all who are required
   void heal(HealRequest request);
+  void forget_heal(protocol::BackupId backup);  // it is lost
   void dropped(protocol::BackupId backup);
   void unprotected();
   void replicating();  // unprotected no more
@@ -96,12 +98,13 @@ class EngineMailbox {
   [[nodiscard]] bool has_progressed(protocol::EpochId committed, protocol::EpochId executed) const;
   [[nodiscard]] protocol::EpochId executed() const;
   [[nodiscard]] bool has_heals() const;
+  [[nodiscard]] std::vector<protocol::BackupId> heals() const;  // whose
   // Those that were asked for and not taken yet.
   std::vector<HealRequest> take_heals();
   // How many of the changes came so far that a guest in the midst of an epoch is not to be kept waiting for.
   [[nodiscard]] std::uint64_t urgent() const;
-  // Waits until there are more than `seen`, at most so long; how many there are.
-  std::uint64_t wait_for_urgent(std::uint64_t seen, std::chrono::nanoseconds timeout);
+  // Waits until there are more than `seen`, at most so long or until it is to stop; how many there are.
+  std::uint64_t wait_for_urgent(std::uint64_t seen, std::chrono::nanoseconds timeout, const std::stop_token& stop = {});
   // Waits for a change of anything above, at most so long.
   void wait_for_news(std::chrono::nanoseconds timeout);
 

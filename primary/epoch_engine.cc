@@ -125,18 +125,27 @@ std::optional<MachineExit> EpochEngine::run_epoch() {
 
 // The state machine lets one join at a time.
 void EpochEngine::tend_joiner() {
-  if (joiner_ && joiner_->has_failed()) joiner_.reset();
+  if (joiner_ && joiner_->has_failed()) end_joiner();
   std::vector<SyncTarget> joiners = mailbox_.take_sync_requests();
   if (joiners.empty()) return;
   POLLUX_ASSERT(joiners.size() == 1);
-  joiner_.reset();  // dropped, or no other would have been let in
+  end_joiner();  // dropped, or no other would have been let in
+  if (in_lockstep()) machine_.start_dirty_tracking();
   joiner_ = std::make_unique<JoinerSync>(machine_.memory(), backends_, gate_, joiner_pool_, mailbox_, statistics_, joiners.front());
+}
+
+void EpochEngine::end_joiner() {
+  joiner_.reset();
+  if (in_lockstep()) machine_.stop_dirty_tracking();
 }
 
 // The guest stands still from the end of this epoch until the others have committed it and the joiner's rest is queued.
 void EpochEngine::finish_joiner() {
-  const auto state = close_epoch(Then::kStandStill);
-  if (!commit_all(kJoinTimeout)) return let_run();
+  const auto state = in_lockstep() ? close_lockstep_epoch(State::kSaved) : close_epoch(Then::kStandStill);
+  if (!commit_all(kJoinTimeout)) {
+    joiner_tried_at_ = closed_;
+    return let_run();
+  }
   gate_.settle();
   const bool sent = joiner_->send_rest();
   let_run();
@@ -147,7 +156,7 @@ void EpochEngine::finish_joiner() {
     });
     backups_.push_back(joiner_->joiner());
   }
-  joiner_.reset();
+  end_joiner();
 }
 
 void EpochEngine::pause() {
@@ -339,7 +348,7 @@ void EpochEngine::finish() {
         break;
       }
       // Backups are healed at the end of an epoch: here is another one.
-      if (in_lockstep() && mailbox_.has_heals() && end_lockstep_epoch()) return;
+      if (in_lockstep() && may_heal_now() && end_lockstep_epoch()) return;
       send_batch();
     }
   }

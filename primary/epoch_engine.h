@@ -8,7 +8,7 @@
 // A handover ends the engine with the guest standing still for good.
 //
 // In lockstep (lockstep_epochs.cc) the machine is not paused and resumed, but run from one epoch's end to the next on this
-// thread, and what an epoch took from outside is its record.
+// thread, and what an epoch took from outside is its record. Dirty tracking is on only while somebody joins.
 //
 // Protection may come and go: a full sync for whom the mailbox names makes the machine protected, epochs go to these
 // backups only, and when none is left everything held is let out; until the next full sync. Epoch numbers go on.
@@ -17,8 +17,10 @@
 #include <chrono>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <vector>
 
 #include "primary/engine_mailbox.h"
@@ -34,7 +36,8 @@
 
 namespace pollux::primary {
 
-// Epochs closed and not yet committed. When there are as many, the running epoch is lengthened.
+// Epochs closed and not yet committed. When there are as many, the running epoch is lengthened. In lockstep the guest waits
+// when there are LockstepOptions::max_lag; beyond them each backup that diverged may be healed once, which takes an epoch.
 inline constexpr std::uint64_t kMaxEpochsInFlight = 4;
 
 class EpochEngine {
@@ -97,6 +100,7 @@ class EpochEngine {
   // Returns the state at its end.
   std::shared_ptr<const Bytes> close_epoch(Then then = Then::kRun);
   void tend_joiner();
+  void end_joiner();
   void finish_joiner();
   std::vector<std::unique_ptr<PageChunk>> copy_pages(const std::vector<vmm::Gfn>& gfns);
   void ship_pages(std::unique_ptr<const PageChunk> chunk);
@@ -109,9 +113,21 @@ class EpochEngine {
   [[nodiscard]] bool in_lockstep() const { return recorder_ != nullptr; }
   std::optional<vmm::MachineExit> run_lockstep();
   std::optional<vmm::MachineExit> wait_between_epochs();
-  [[nodiscard]] bool backups_are_far_enough();
+  // What the next epoch waits for.
+  struct Awaited {
+    const char* what;
+    protocol::EpochId committed;
+    protocol::EpochId executed;
+  };
+  [[nodiscard]] std::optional<Awaited> awaited_progress() const;
+  [[nodiscard]] bool may_heal_now() const;
+  void say_heal_waits(protocol::BackupId backup);
+  void wait_for(const Awaited& awaited);
   std::optional<vmm::MachineExit> end_lockstep_epoch();
-  void close_lockstep_epoch();
+  enum class State { kIfNeeded, kSaved };
+  // Returns the state at its end, if that was saved.
+  std::shared_ptr<const Bytes> close_lockstep_epoch(State saved = State::kIfNeeded);
+  [[nodiscard]] bool may_finish_joiner() const;
   [[nodiscard]] bool may_stay_here(const HeldEpoch& held) const;
   void send_batch();
   std::vector<Parcel> input_parcels(const LockstepRecorder::Record& record, bool flushed);
@@ -132,15 +148,20 @@ class EpochEngine {
   bool given_up_ = false;
   std::unique_ptr<LockstepRecorder> recorder_;  // while protected in lockstep
   // Records of closed epochs for which nobody waits yet: waking the threads that carry them costs as much as a short epoch
-  // takes. None is older than kLongestUnsent, or when the guest waits for something than the Interrupter's turn.
+  // takes. None is older than kLongestUnsent, or when the next epoch takes longer than expected than the Interrupter's turn.
   struct Batch {
     std::vector<protocol::primary::Event> closed;
     std::vector<Parcel> parcels;
     Clock::time_point since;
   };
   Batch batch_;
+  std::map<protocol::BackupId, protocol::EpochId> healed_at_;  // the last record of pages of each; of kMaxBackups at most
+  std::set<protocol::BackupId> heal_waits_said_;
+  const char* said_awaited_ = nullptr;  // what the guest waits for, if the log has it
+  Clock::time_point awaited_since_;
   std::vector<SyncTarget> backups_;  // while protected: who gets the epochs' records
   std::unique_ptr<JoinerSync> joiner_;  // while protected: who will
+  protocol::EpochId joiner_tried_at_;   // lockstep: the last epoch that was not committed in time to finish a joiner
   protocol::EpochId closed_;
   // What has been shipped of the epoch that is being closed.
   std::uint64_t pages_ = 0;
@@ -149,7 +170,7 @@ class EpochEngine {
   bool open_shipped_ = false;
 
   std::mutex in_flight_mutex_;
-  std::deque<ClosedEpoch> in_flight_;  // closed, not committed; at most kMaxEpochsInFlight, in lockstep max_lag
+  std::deque<ClosedEpoch> in_flight_;  // closed, not committed; see kMaxEpochsInFlight
 };
 
 }  // namespace pollux::primary

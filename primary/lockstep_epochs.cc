@@ -35,24 +35,40 @@ std::optional<MachineExit> EpochEngine::run_lockstep() {
     if (!in_lockstep()) return std::nullopt;  // protection was lost
   }
   switch (recorder_->run(options_.lockstep.epoch_length)) {
-    case LockstepRecorder::Ran::kStopped: return std::nullopt;
+    case LockstepRecorder::Ran::kStopped:
+      send_batch();  // the epoch takes longer than the one before, so what was to go out with it does not wait any more
+      return std::nullopt;
     case LockstepRecorder::Ran::kStuck:
       return MachineExit{vmm::ExitReason::kCrash, "the guest does not end its epochs"};
     case LockstepRecorder::Ran::kEpochEnd: break;
   }
   const auto& exit = options_.deterministic->exit();
   if (exit && exit->reason == vmm::ExitReason::kHostFailed) return exit;
-  close_lockstep_epoch();
+  if (may_finish_joiner()) {
+    finish_joiner();
+  } else {
+    close_lockstep_epoch();
+  }
   return std::nullopt;
+}
+
+// Commits must come soon for it, since the guest stands still so long: not while a backup is to be healed, and not again while
+// what it was tried for is not committed.
+bool EpochEngine::may_finish_joiner() const {
+  return joiner_ && joiner_->is_nearly_done() && !mailbox_.has_heals() && mailbox_.committed() >= joiner_tried_at_;
 }
 
 // The guest stands at an epoch's end: everything that wants it there has its turn, and the backups their time.
 std::optional<MachineExit> EpochEngine::wait_between_epochs() {
+  said_awaited_ = nullptr;
+  awaited_since_ = Clock::now();
   for (;;) {
+    recorder_->forget(mailbox_.executed());
     if (mailbox_.is_unprotected()) {
       lose_protection();
       return std::nullopt;
     }
+    tend_joiner();
     if (const auto to = mailbox_.requested_handover()) {
       send_batch();
       if (auto exit = hand_over(*to)) return exit;
@@ -60,9 +76,13 @@ std::optional<MachineExit> EpochEngine::wait_between_epochs() {
     }
     if (mailbox_.is_held()) {
       send_batch();
+      for (const protocol::BackupId backup : mailbox_.heals()) say_heal_waits(backup);
       mailbox_.set_standing(true);
       mailbox_.wait_for_news(kPollInterval);
-    } else if (mailbox_.has_heals() || backups_are_far_enough()) {
+    } else if (const auto awaited = may_heal_now() ? std::nullopt : awaited_progress()) {
+      send_batch();
+      wait_for(*awaited);
+    } else {
       mailbox_.set_standing(false);
       return std::nullopt;
     }
@@ -70,18 +90,57 @@ std::optional<MachineExit> EpochEngine::wait_between_epochs() {
   }
 }
 
-// Waits a little for it. The guest is never held up when a backup is to be healed: that takes the end of another epoch.
-bool EpochEngine::backups_are_far_enough() {
-  recorder_->forget(mailbox_.executed());
-  const bool every = options_.lockstep.commit_rule == CommitRule::kEveryEpoch;
-  const bool over_limit = gate_.is_over_limit();
-  const EpochId committed = every || over_limit ? closed_ : EpochId{0};
+// The first that the backups have not done yet; nothing: the guest may run.
+std::optional<EpochEngine::Awaited> EpochEngine::awaited_progress() const {
   const std::uint64_t max_lag = options_.lockstep.max_lag;
-  EpochId executed{closed_.value >= max_lag ? closed_.value - max_lag + 1 : 0};
-  if (recorder_->remembered_bytes() > options_.remembered_limit) executed = closed_;
-  if (!over_limit && mailbox_.has_progressed(committed, executed)) return true;
-  send_batch();
-  return mailbox_.wait_for_progress(committed, executed, kPollInterval) && !(over_limit && gate_.is_over_limit());
+  // Before another is closed there may be max_lag - 1.
+  const EpochId oldest{closed_.value >= max_lag ? closed_.value - max_lag + 1 : 0};
+  const EpochId none{0};
+  const bool every = options_.lockstep.commit_rule == CommitRule::kEveryEpoch;
+  const auto behind = [&](EpochId committed, EpochId executed) { return !mailbox_.has_progressed(committed, executed); };
+  // Commits are what lets outputs out, and room for more.
+  if (gate_.is_over_limit()) return Awaited{"its held outputs to leave", closed_, none};
+  if (every && behind(closed_, none)) return Awaited{"the commit of its last epoch", closed_, none};
+  if (behind(oldest, none)) return Awaited{"commits, --max-lag epochs behind", oldest, none};
+  if (behind(none, oldest)) return Awaited{"a backup to execute, --max-lag epochs behind", none, oldest};
+  if (recorder_->remembered_bytes() > options_.remembered_limit && behind(none, closed_)) {
+    return Awaited{"backups to execute: what is kept to heal them with is as much as --staging allows", none, closed_};
+  }
+  return std::nullopt;
+}
+
+// An operator holds the guest, which ends no epoch meanwhile: said once for each divergence.
+void EpochEngine::say_heal_waits(protocol::BackupId backup) {
+  if (!heal_waits_said_.insert(backup).second) return;
+  spdlog::warn("backup {}: diverged: healed when the guest runs again", to_string(backup));
+}
+
+// A heal takes the end of another epoch, whatever else the guest waits for: commits may wait for the heal. But backups that
+// diverge again and again must not lead to ever more epochs while a commit does not come for another reason. So each is healed
+// once beyond max_lag; it has acknowledged more than is committed then, and is not what commits wait for.
+bool EpochEngine::may_heal_now() const {
+  const EpochId limit{mailbox_.committed().value + options_.lockstep.max_lag};
+  if (closed_ < limit) return mailbox_.has_heals();
+  return std::ranges::any_of(mailbox_.heals(), [&](protocol::BackupId backup) {
+    const auto last = healed_at_.find(backup);
+    return last == healed_at_.end() || last->second <= limit;
+  });
+}
+
+// A little; a wait that lasts is told of.
+void EpochEngine::wait_for(const Awaited& awaited) {
+  constexpr auto kLasts = 1s;
+  if (said_awaited_ != awaited.what && Clock::now() - awaited_since_ > kLasts) {
+    spdlog::warn("the guest waits for {}", awaited.what);
+    said_awaited_ = awaited.what;
+  }
+  if (mailbox_.has_heals()) {  // they wait, too: for the commit
+    (void)mailbox_.wait_for_commit(mailbox_.committed().next(), kPollInterval);
+  } else if (mailbox_.has_progressed(awaited.committed, awaited.executed)) {  // what is let out is on its way to an image
+    mailbox_.wait_for_news(1ms);
+  } else {
+    (void)mailbox_.wait_for_progress(awaited.committed, awaited.executed, kPollInterval);
+  }
 }
 
 // The end of the epoch under way, for a machine that ends. Nothing: it is closed.
@@ -95,31 +154,35 @@ std::optional<MachineExit> EpochEngine::end_lockstep_epoch() {
   }
 }
 
-void EpochEngine::close_lockstep_epoch() {
+std::shared_ptr<const Bytes> EpochEngine::close_lockstep_epoch(State saved) {
   const EpochId epoch = closed_.next();
   const Clock::time_point ended_at = Clock::now();
   bytes_ = 0;
   recorder_->forget(mailbox_.executed());
   const std::vector<HealRequest> heals = mailbox_.take_heals();
+  heal_waits_said_.clear();
   // Before the seal: what a disk performs for the sake of the state belongs to this epoch.
   std::shared_ptr<const Bytes> state;
-  if (!heals.empty()) state = std::make_shared<const Bytes>(machine_.save());
+  if (!heals.empty() || saved == State::kSaved) state = std::make_shared<const Bytes>(machine_.save());
   const std::shared_ptr<const HeldEpoch> held = gate_.seal(epoch);
   const LockstepRecorder::Record record = recorder_->take(held);
   {
     const std::lock_guard lock(in_flight_mutex_);
     in_flight_.push_back({epoch, ended_at});
+    POLLUX_ASSERT(in_flight_.size() <= options_.lockstep.max_lag + protocol::kMaxBackups);
   }
   if (batch_.closed.empty()) batch_.since = ended_at;
   if (!heals.empty()) send_batch();
   for (const HealRequest& request : heals) batch_.closed.push_back(protocol::primary::HealBegun{request.backup, epoch});
   batch_.closed.push_back(protocol::primary::EpochClosed{epoch, held->flushed});
   std::ranges::move(input_parcels(record, held->flushed), std::back_inserter(batch_.parcels));
-  if (!heals.empty() || !may_stay_here(*held)) send_batch();
+  if (state || !may_stay_here(*held)) send_batch();
   for (const HealRequest& request : heals) ship_heal(request, state);
   closed_ = epoch;
   statistics_.epoch_closed({epoch, Clock::now() - ended_at, record.changed_pages, bytes_});
   statistics_.lockstep_epoch(closed_.value - mailbox_.executed().value);
+  if (joiner_) joiner_->changed(machine_.harvest_dirty_pages());
+  return state;
 }
 
 // Nobody waits for its commit, and the next one is over soon.
@@ -163,6 +226,10 @@ void EpochEngine::ship_heal(const HealRequest& request, const std::shared_ptr<co
   const auto backup = std::ranges::find(backups_, request.backup, &SyncTarget::backup);
   if (backup == backups_.end()) return;
   const EpochId epoch = closed_.next();
+  std::erase_if(healed_at_, [&](const auto& entry) {  // who left since
+    return std::ranges::find(backups_, entry.first, &SyncTarget::backup) == backups_.end();
+  });
+  healed_at_[request.backup] = epoch;
   Shipper& shipper = *backup->shipper;
   shipper.push(message_parcel(protocol::EpochOpen{epoch, protocol::RecordKind::kPages}));
   protocol::EpochClose close{.epoch = epoch, .flushed = true};

@@ -22,7 +22,7 @@ Interrupter::Interrupter(vmm::DeterministicMachine& machine, EngineMailbox& mail
 void Interrupter::run(const std::stop_token& stop) {
   std::uint64_t seen = mailbox_.urgent();
   while (!stop.stop_requested()) {
-    seen = mailbox_.wait_for_urgent(seen, kTurnInterval);
+    seen = mailbox_.wait_for_urgent(seen, kTurnInterval, stop);
     machine_.interrupt();
   }
 }

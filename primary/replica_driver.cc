@@ -160,11 +160,15 @@ void ReplicaDriver::publish_status() {
                        .closed = replica_.closed(),
                        .committed = replica_.committed(),
                        .claiming = replica_.claiming()};
+  std::uint64_t link_bytes = departed_bytes_;
   for (const auto& [id, peer] : peers_) {
+    const protocol::Link& link = peer.shipper->link();
     const auto acknowledged = replica_.acknowledged(id);
-    const std::uint64_t lag = acknowledged ? replica_.closed().value - acknowledged->value : 0;
-    status.backups.push_back({id, peer.shipper->link().peer_address(), replica_.state(id), acknowledged, lag});
+    const std::uint64_t unacknowledged = acknowledged ? replica_.closed().value - acknowledged->value : 0;
+    status.backups.push_back({id, link.peer_address(), replica_.state(id), acknowledged, unacknowledged});
+    link_bytes += link.sent_bytes();
   }
+  statistics_.set_link_bytes(link_bytes);
   const std::lock_guard lock(mutex_);
   status_ = std::move(status);
 }
@@ -287,10 +291,18 @@ void ReplicaDriver::handle(std::vector<event::Effect> effects) {
     const std::lock_guard lock(mutex_);
     if (halted_) return;
   }
+  forget_heals_of_the_lost();
   for (const event::Effect& effect : effects) {
     std::visit([this](const auto& one) { carry_out(one); }, effect);
   }
   if (!to_sync_.empty()) mailbox_.start_full_sync(std::exchange(to_sync_, {}));
+}
+
+// Before an ExecutedByAll: it does not wait for the lost, and the engine forgets what it takes to heal them.
+void ReplicaDriver::forget_heals_of_the_lost() {
+  for (const BackupId backup : mailbox_.heals()) {
+    if (!replica_.required(backup)) mailbox_.forget_heal(backup);
+  }
 }
 
 void ReplicaDriver::carry_out(const event::Send& effect) {
@@ -355,6 +367,7 @@ void ReplicaDriver::carry_out(const event::DropBackup& effect) {
   const std::shared_ptr<Shipper> shipper = peer->second.shipper;
   shipper->retire();
   shipper->link().set_activity_callback([] {});
+  departed_bytes_ += shipper->link().sent_bytes();
   {
     const std::lock_guard lock(mutex_);
     peers_.erase(peer);

@@ -35,7 +35,7 @@ struct ReplicaStatus {
     std::string address;
     protocol::PrimaryReplica::BackupState state{};
     std::optional<protocol::EpochId> acknowledged;
-    std::uint64_t lag = 0;  // epochs closed and not acknowledged
+    std::uint64_t unacknowledged = 0;  // epochs closed here
   };
   protocol::Term term;
   protocol::EpochId closed;
@@ -107,6 +107,7 @@ class ReplicaDriver {
   void let_leave(std::shared_ptr<Shipper> shipper);
   void receive_from(protocol::BackupId backup);
   void handle(std::vector<protocol::primary::Effect> effects);
+  void forget_heals_of_the_lost();
   void carry_out(const protocol::primary::Send& effect);
   void carry_out(const protocol::primary::StartFullSync& effect);
   void carry_out(const protocol::primary::Protected& effect);
@@ -139,6 +140,7 @@ class ReplicaDriver {
   const protocol::Claim claim_;
   const protocol::ReplicaId self_;
   bool unprotected_ = false;
+  std::uint64_t departed_bytes_ = 0;  // sent to backups that were dropped since
   bool turned_away_said_ = false;  // one line is enough for one that asks again and again
   std::set<protocol::BackupId> protecting_;
   std::vector<SyncTarget> to_sync_;  // of the step in progress: the engine is asked for all at once

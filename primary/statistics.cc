@@ -62,6 +62,11 @@ void Statistics::set_backups(std::size_t connected) {
   backups_ = connected;
 }
 
+void Statistics::set_link_bytes(std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  link_bytes_ = bytes;
+}
+
 void Statistics::sync_progress(std::uint64_t sent_bytes, std::uint64_t total_bytes) {
   const std::lock_guard lock(mutex_);
   sync_sent_ = sent_bytes;
@@ -84,7 +89,8 @@ Summary Statistics::summary() const {
           .lag_epochs = quantiles(lag_),
           .divergences = divergences_,
           .dirty_pages_total = dirty_pages_.sum(),
-          .bytes_total = bytes_sent_.sum()};
+          .bytes_total = bytes_sent_.sum(),
+          .link_bytes_total = link_bytes_};
 }
 
 std::string Statistics::status_line() const {
@@ -125,6 +131,7 @@ std::string Statistics::json() const {
   }
   object["dirty_pages_total"] = now.dirty_pages_total;
   object["bytes_total"] = now.bytes_total;
+  object["link_bytes_total"] = now.link_bytes_total;
   return boost::json::serialize(object) + "\n";
 }
 

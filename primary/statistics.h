@@ -15,7 +15,7 @@ struct EpochFigures {
   protocol::EpochId epoch;
   std::chrono::nanoseconds pause{};  // guest stopped: from the kick to the resume
   std::uint64_t dirty_pages = 0;
-  std::uint64_t bytes_sent = 0;   // per backup: pages, disk writes and state, before encryption
+  std::uint64_t bytes_sent = 0;   // of its record, per backup: the bodies of its messages, before encryption
 };
 
 struct Quantiles {
@@ -40,6 +40,7 @@ struct Summary {
   std::uint64_t divergences = 0;  // that backups reported
   std::uint64_t dirty_pages_total = 0;
   std::uint64_t bytes_total = 0;
+  std::uint64_t link_bytes_total = 0;  // see set_link_bytes()
 };
 
 // Thread safe.
@@ -54,6 +55,8 @@ class Statistics {
   // Beside epoch_closed().
   void lockstep_epoch(std::uint64_t lag);
   void diverged();
+  // What all messages to all backups took on the links, sealed: syncs, records, heartbeats.
+  void set_link_bytes(std::uint64_t bytes);
   void sync_progress(std::uint64_t sent_bytes, std::uint64_t total_bytes);
 
   [[nodiscard]] Summary summary() const;
@@ -78,6 +81,7 @@ class Statistics {
   Histogram commit_us_;
   Histogram lag_;
   std::uint64_t divergences_ = 0;
+  std::uint64_t link_bytes_ = 0;
 };
 
 }  // namespace pollux::primary

@@ -89,8 +89,6 @@ std::string PrimaryReplica::why_no_joiner() const {
   const bool joining = std::ranges::any_of(
       backups_, [](const auto& entry) { return entry.second.state != BackupState::kDropped && !counts(entry.second); });
   if (joining) return "another backup is joining";
-  // Its epochs are of inputs: a sync beside them would lack the pages that they change.
-  if (lockstep() && mode_ == Mode::kReplicating) return "the machine is protected in lockstep";
   if (alive() == kMaxBackups) return fmt::format("it has {} backups already", kMaxBackups);
   return {};
 }

@@ -189,6 +189,7 @@ struct Link::Impl {
   std::size_t inbound_bytes = 0;
   bool reader_waits = false;
 
+  std::atomic<std::uint64_t> sent_bytes = 0;
   std::atomic<TimePoint> last_received{std::chrono::steady_clock::now()};
   std::mutex callback_mutex;
   std::function<void()> callback;
@@ -231,6 +232,7 @@ bool Link::Impl::send(const Message& message, std::span<const ByteView> body) {
 
   const std::lock_guard in_order(sealing);
   if (!wait_for_room(bytes)) return false;
+  sent_bytes += bytes;
   Frame frame = take_buffer(bytes);
   sealer->seal(header, body, {frame.bytes.get(), frame.size});
   enqueue(std::move(frame));
@@ -523,6 +525,7 @@ std::string Link::down_reason() const {
   return impl_->down_reason;
 }
 
+std::uint64_t Link::sent_bytes() const { return impl_->sent_bytes; }
 TimePoint Link::last_received() const { return impl_->last_received; }
 const session::PublicKey& Link::peer() const { return impl_->peer; }
 const std::string& Link::peer_address() const { return impl_->peer_address; }

@@ -86,6 +86,9 @@ class Link {
   // Why it is down, one line; empty while up.
   [[nodiscard]] std::string down_reason() const;
 
+  // What all messages sent so far take on the wire: sealed frames, with prefixes, headers and tags; without the handshake and
+  // what TCP adds.
+  [[nodiscard]] std::uint64_t sent_bytes() const;
   // When bytes of the peer arrived last, authenticated or not yet whole.
   [[nodiscard]] TimePoint last_received() const;
   [[nodiscard]] const session::PublicKey& peer() const;

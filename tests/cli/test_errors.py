@@ -149,6 +149,7 @@ class Errors(unittest.TestCase):
         self.refused("--peer-key", *primary, "--backup", "h:1", "--key", self.key, "--peer-key", "/missing", "--arbiter", "none")
         self.refused("--stats", *primary, "--backup", "h:1", *keys, "--stats", "/missing/file")
         self.refused("--timeout-ms", *primary, "--backup", "h:1", *keys, "--timeout-ms", "99999999999")
+        self.refused("--on-divergence", *primary, "--backup", "h:1", *keys, "--on-divergence", "maybe")
         self.refused("expected --backup, --listen or both", *primary, *keys)
         self.refused("--listen", *primary, "--listen", "nowhere", *keys)
         self.refused("--listen", "backup", "--listen", "nowhere", *keys)

@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <fcntl.h>
+#include <spdlog/sinks/ostream_sink.h>
 #include <spdlog/spdlog.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -81,14 +83,11 @@ struct Host {
   std::unique_ptr<vmm::Backends> backends;
 };
 
-// `pollux primary` as a child process.
-class PrimaryProcess {
+// The pollux command as a child process.
+class Process {
  public:
-  explicit PrimaryProcess(const std::vector<std::string>& arguments) {
-    std::vector<std::string> words = {POLLUX_BIN, "primary", "--profile", "deterministic", "--strategy", "lockstep",
-                                      "--memory", std::to_string(kMemoryMib) + "M", "--arbiter", "none",
-                                      "--timeout-ms", "20000"};
-    words.insert(words.end(), arguments.begin(), arguments.end());
+  explicit Process(std::vector<std::string> words) {
+    words.insert(words.begin(), POLLUX_BIN);
     std::vector<char*> argv;
     for (std::string& word : words) argv.push_back(word.data());
     argv.push_back(nullptr);
@@ -106,18 +105,33 @@ class PrimaryProcess {
     ::close(pipe[1]);
     log_ = ::fdopen(pipe[0], "r");
   }
-  ~PrimaryProcess() {
+  ~Process() {
     kill();
     std::fclose(log_);
   }
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
 
+  [[nodiscard]] pid_t pid() const { return pid_; }
   // Its log up to a line with these words; false when it ends before.
   bool wait_for(const std::string& words) {
     char line[1024];
     while (std::fgets(line, sizeof line, log_) != nullptr) {
+      said_ += line;
       if (std::string(line).find(words) != std::string::npos) return true;
     }
     return false;
+  }
+  // All that was read so far.
+  [[nodiscard]] const std::string& said() const { return said_; }
+  // To its end; its exit code.
+  int wait() {
+    while (wait_for("\n")) {
+    }
+    if (pid_ <= 0) return -1;
+    int status = 0;
+    ::waitpid(std::exchange(pid_, -1), &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
   void kill() {
     if (pid_ <= 0) return;
@@ -129,6 +143,76 @@ class PrimaryProcess {
  private:
   pid_t pid_ = -1;
   FILE* log_ = nullptr;
+  std::string said_;
+};
+
+std::vector<std::string> joined(std::vector<std::string> words, const std::vector<std::string>& more) {
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+class PrimaryProcess : public Process {
+ public:
+  explicit PrimaryProcess(const std::vector<std::string>& arguments)
+      : Process(joined({"primary", "--profile", "deterministic", "--strategy", "lockstep", "--memory",
+                        std::to_string(kMemoryMib) + "M", "--arbiter", "none", "--timeout-ms", "20000"},
+                       arguments)) {}
+};
+
+// The guest's memory in another process, without that one's knowledge.
+class MemoryOf {
+ public:
+  // The only mapping of this size there that no child would get. It exists when the machine does.
+  MemoryOf(const Process& process, std::uint64_t bytes) {
+    const std::string folder = "/proc/" + std::to_string(process.pid());
+    std::ifstream maps(folder + "/smaps");
+    std::uint64_t begin = 0, end = 0;
+    for (std::string line; std::getline(maps, line);) {
+      unsigned long long a = 0, b = 0;
+      if (std::sscanf(line.c_str(), "%llx-%llx ", &a, &b) == 2) begin = a, end = b;
+      if (line.starts_with("VmFlags:") && line.find(" dc") != std::string::npos && end - begin == bytes) base_ = begin;
+    }
+    file_ = ::open((folder + "/mem").c_str(), O_RDWR | O_CLOEXEC);
+    EXPECT_NE(base_, 0u) << "no such mapping";
+    EXPECT_GE(file_, 0);
+  }
+  ~MemoryOf() { ::close(file_); }
+  MemoryOf(const MemoryOf&) = delete;
+  MemoryOf& operator=(const MemoryOf&) = delete;
+
+  [[nodiscard]] Bytes read(std::uint64_t address, std::size_t bytes) const {
+    Bytes into(bytes);
+    EXPECT_EQ(::pread(file_, into.data(), bytes, static_cast<off_t>(base_ + address)), static_cast<ssize_t>(bytes));
+    return into;
+  }
+  void write(std::uint64_t address, std::byte byte) const {
+    EXPECT_EQ(::pwrite(file_, &byte, 1, static_cast<off_t>(base_ + address)), 1);
+  }
+
+ private:
+  std::uint64_t base_ = 0;
+  int file_ = -1;
+};
+
+// What is logged as a warning, while this lives.
+class Warnings {
+ public:
+  Warnings() : sink_(std::make_shared<spdlog::sinks::ostream_sink_mt>(text_, true)) {
+    spdlog::default_logger()->sinks().push_back(sink_);
+    spdlog::set_level(spdlog::level::warn);
+  }
+  ~Warnings() {
+    spdlog::set_level(spdlog::level::err);
+    spdlog::default_logger()->sinks().pop_back();
+  }
+  Warnings(const Warnings&) = delete;
+  Warnings& operator=(const Warnings&) = delete;
+  // When nobody logs any more.
+  [[nodiscard]] std::string text() const { return text_.str(); }
+
+ private:
+  std::ostringstream text_;
+  std::shared_ptr<spdlog::sinks::ostream_sink_mt> sink_;
 };
 
 vmm::MachineConfig machine_config(const vmm::Backends&, std::uint64_t memory_mib = kMemoryMib) {
@@ -341,6 +425,140 @@ bool is_refused_the_clock(const primary::Summary& summary, const vmm::MachineExi
   return true;
 }
 const std::string kRefused = "this KVM makes RDTSC an exception";
+
+// The guest runs in lockstep while the joiner's image is made.
+TEST_F(Lockstep, AJoinerBesideAnotherBackupTakesOver) {
+  const std::string expected = undisturbed("memory_writer", kLong);
+  const auto own = key("b");
+  std::uint16_t port = 0;
+  { port = protocol::Listener({"127.0.0.1", 0}, key("a"), {}).port(); }
+  backup::BackupOptions options = backup_options();
+  options.claim = [](const protocol::TermClaim&) { return protocol::Verdict::kLost; };  // it dies with the primary
+  std::array<Host, 2> hosts;
+  backup::Backup first(options, own);
+  auto first_end = std::async(std::launch::async, [&] { return first.run(*hosts[0].backends); });
+  std::vector<std::string> words = primary_words({first.port()}, "memory_writer", kLong);
+  words.insert(words.end(), {"--listen", "127.0.0.1:" + std::to_string(port), "--epoch-length", "20000"});
+  PrimaryProcess primary(words);
+  const bool is_protected = primary.wait_for("backup 0: protecting");
+  if (!is_protected) first.stop();
+  ASSERT_TRUE(is_protected);
+  options = backup_options();
+  options.listen.reset();
+  options.join = {{{"127.0.0.1", port}, options.primary_keys.front()}};
+  backup::Backup joiner(options, own);
+  auto joiner_end = std::async(std::launch::async, [&] { return joiner.run(*hosts[1].backends); });
+  const bool has_joined = primary.wait_for("backup 1: protecting");
+  if (!has_joined) {
+    first.stop();
+    joiner.stop();
+  }
+  EXPECT_TRUE(has_joined);
+  EXPECT_EQ(joiner.status().session.term, protocol::Term{1});
+  std::this_thread::sleep_for(100ms);  // some epochs more
+  primary.kill();
+  (void)primary.wait();
+  EXPECT_EQ(primary.said().find("diverged"), std::string::npos) << primary.said();
+  EXPECT_TRUE(first_end.get().fenced);
+  backup::BackupEnd result = joiner_end.get();
+  EXPECT_EQ(finish(result, hosts[1]), expected);
+}
+
+// A page that was written may have been copied in the midst, even if it is at its epoch's end as it was before.
+TEST_F(Lockstep, WhoeverTracksIsToldOfEveryPageThatWasWritten) {
+  constexpr std::uint64_t kPages = 200;
+  for (const vmm::DirtyLog dirty_log : {vmm::DirtyLog::kBitmap, vmm::DirtyLog::kRing}) {
+    DeterministicGuestConfig config{.kernel = "memory_writer", .command_line = "rewrite=1 pages=" + std::to_string(kPages)};
+    config.options.dirty_log = dirty_log;
+    DeterministicGuest guest(config);
+    (void)guest.record({10'000}, 30);
+    guest.machine().start_dirty_tracking();
+    for (int epoch = 0; epoch < 5; ++epoch) {
+      const RecordedRun run = guest.record({10'000}, 1);
+      ASSERT_EQ(run.digests.size(), 1u);
+      EXPECT_LT(run.digests[0].pages.size(), kPages / 2);
+      EXPECT_GE(guest.machine().harvest_dirty_pages().size(), kPages) << "in epoch " << epoch;
+    }
+  }
+}
+
+// Once, on a guest that breaks no rules: what is not healed then stays wrong to the guest's last line.
+TEST_F(Lockstep, AFlippedByteInABackupThatExecutesIsHealedAndTheBackupTakesOver) {
+  constexpr std::uint64_t kMib = 17;
+  // No word of the array is written twice.
+  const std::string command_line = "rounds=400 pages=50 pause_ms=10";
+  const std::string expected = undisturbed("memory_writer", command_line);
+  Process backup(joined({"backup", "--listen", "127.0.0.1:0", "--key", file("b"), "--peer-key", file("a.pub"), "--arbiter",
+                         "none", "--timeout-ms", "20000", "--console", "file=" + file("backup-console")},
+                        {}));
+  ASSERT_TRUE(backup.wait_for("listening on"));
+  const std::string port = backup.said().substr(backup.said().rfind("(port ") + 6);
+  Warnings warnings;
+  primary::PrimaryOptions options;
+  options.strategy = protocol::Strategy::kLockstep;
+  options.silence_timeout = 20s;
+  options.backups.push_back({{"127.0.0.1", static_cast<std::uint16_t>(std::stoul(port))}, key("b").public_key()});
+  primary::Primary primary(options);
+  Host host;
+  vmm::PassThroughInput input;
+  std::atomic<vmm::Machine*> machine = nullptr;
+  const auto own = key("a");
+  auto end = std::async(std::launch::async, [&] {
+    return primary.run(own, *host.backends, [&](vmm::OutputGate& gate) {
+      auto made = vmm::boot_machine(machine_config(*host.backends, kMib), {guest_path("memory_writer"), {}, command_line},
+                                    *host.backends, input, gate);
+      machine = made.get();
+      return made;
+    });
+  });
+  EXPECT_TRUE(eventually([&] { return primary.statistics().summary().lag_epochs.max > 0; })) << "in lockstep";
+
+  // The array's pages are all that changes but stack and heap at the ends.
+  const MemoryOf memory(backup, kMib << 20);
+  std::vector<std::uint64_t> changed;
+  EXPECT_TRUE(eventually([&] {
+    const Bytes before = memory.read(0, kMib << 20);
+    std::this_thread::sleep_for(50ms);
+    const Bytes after = memory.read(0, kMib << 20);
+    changed.clear();
+    for (std::uint64_t page = 0; page < before.size(); page += kPageSize) {
+      if (!std::ranges::equal(ByteView(before).subspan(page, kPageSize), ByteView(after).subspan(page, kPageSize))) {
+        changed.push_back(page);
+      }
+    }
+    return changed.size() >= 50;
+  }));
+  ASSERT_GE(changed.size(), 50u);
+  const std::uint64_t page = changed[changed.size() / 2];
+  Bytes before = memory.read(page, kPageSize);
+  Bytes after = before;
+  EXPECT_TRUE(eventually([&] { return (after = memory.read(page, kPageSize)) != before; }));
+  const auto at = static_cast<std::uint64_t>(std::ranges::mismatch(before, after).in1 - before.begin());
+  ASSERT_LT(at, kPageSize);
+  memory.write(page + at, after[at] ^ std::byte{0x10});
+  EXPECT_TRUE(eventually([&] { return primary.statistics().summary().divergences == 1; }));
+
+  primary.pause();
+  const vmm::GuestMemory& here = machine.load()->memory();
+  EXPECT_TRUE(eventually([&] {
+    const Bytes there = memory.read(0, kMib << 20);
+    return std::ranges::all_of(here.all_gfns(), [&](vmm::Gfn gfn) {
+      return std::ranges::equal(here.page(gfn), ByteView(there).subspan(gfn.value * kPageSize, kPageSize));
+    });
+  })) << "memory differs";
+  primary.resume();
+  EXPECT_EQ(primary.switch_over({}).to, protocol::BackupId{0});
+  (void)end.get();
+  EXPECT_EQ(primary.statistics().summary().divergences, 1u);
+  EXPECT_EQ(backup.wait(), 0) << backup.said();
+  std::ifstream console(file("backup-console"));
+  std::ostringstream printed;
+  printed << console.rdbuf();
+  EXPECT_EQ(printed.str(), expected);
+  std::ostringstream named;
+  named << "diverged in epoch [0-9]+: page at 0x" << std::hex << page << "\n";
+  EXPECT_THAT(warnings.text(), ::testing::ContainsRegex(named.str()));
+}
 
 // A guest whose memory is different wherever it runs: it must be found in each epoch, and healed.
 TEST_F(Lockstep, ADivergenceIsFoundAndHealed) {

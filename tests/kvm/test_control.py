@@ -66,7 +66,7 @@ class Control(Processes):
         self.assertEqual([one["id"] for one in leading["backups"]], [0])
         following = self.wait_for_status("b", lambda s: s["state"] == "protecting" and s["committed"] > 0)
         self.assertEqual((following["vm"], following["term"]), (leading["vm"], 1))
-        self.assertRegex(self.ctl("a", "status"), r"backup 0 +127.0.0.1:\d+, protecting, acknowledged \d+ \(\d behind\)")
+        self.assertRegex(self.ctl("a", "status"), r"backup 0 +127.0.0.1:\d+, protecting, acknowledged \d+ \(\d unacknowledged\)")
         self.assertRegex(self.ctl("a", "stats"), r"epoch_pause_us_p50 +\d+")
         self.assertIn("is for the primary", self.ctl("b", "pause", code=1))
         primary.kill()

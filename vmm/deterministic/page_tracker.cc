@@ -67,12 +67,8 @@ void PageTracker::forget_digests() {
 PageDigests::Update PageTracker::update(const std::vector<Gfn>& suspects) {
   PageDigests::Update update = digests_.update(suspects);
   protect(update.cold);
-  if (tracking_) {
-    std::vector<Gfn> changed;
-    changed.reserve(update.changed.size());
-    for (const PageDigest& page : update.changed) changed.push_back(page.gfn);
-    keep_for_tracking(changed);
-  }
+  // Not only what changed: a page that was written and is as it was may have been read by somebody in between.
+  keep_for_tracking(suspects);
   return update;
 }
 

@@ -84,7 +84,7 @@ class FakeReplica final : public Controllable {
   Status status() override {
     return {.role = "primary", .state = "leading", .vm = "ab", .term = 3, .epoch = epoch, .committed = 9,
             .protection = "protected", .guest = paused ? "paused" : "running",
-            .backups = {{.id = 1, .address = "10.0.0.2:7700", .state = "protecting", .acknowledged = 9, .lag_epochs = 1}}};
+            .backups = {{.id = 1, .address = "10.0.0.2:7700", .state = "protecting", .acknowledged = 9, .unacknowledged_epochs = 1}}};
   }
   std::string statistics() override { return "{\"epochs\":7}\n"; }
   std::string carry_out(const Request& request) override {
@@ -172,7 +172,7 @@ TEST_F(ControlSocket, AnswersWhatTheReplicaSays) {
             "epoch       10, committed 9\n"
             "protection  protected\n"
             "guest       paused\n"
-            "backup 1    10.0.0.2:7700, protecting, acknowledged 9 (1 behind)\n");
+            "backup 1    10.0.0.2:7700, protecting, acknowledged 9 (1 unacknowledged)\n");
 }
 
 TEST_F(ControlSocket, OnlyItsOwnerMayConnectAndTheFileGoesWithTheServer) {

@@ -419,6 +419,43 @@ TEST_F(LockstepPrimary, ABackupLostWhileItIsHealedIsLostAsAny) {
   EXPECT_EQ(step(primary::TermWon{{5}}), (Lines{"DropBackup(0, x)", "Unprotected", "Committed(1)"}));
 }
 
+// Beside another backup: from the end of its sync on it counts like that one, and has executed everything before.
+TEST_F(LockstepPrimary, AJoinerCountsFromTheEndOfItsSync) {
+  protect(1);
+  close(1);
+  ack(0, 1);
+  executed(0, 1);
+  EXPECT_EQ(primary_->why_no_joiner(), "");
+  step(primary::BackupJoined{{1}});
+  step(primary::LinkUp{{1}});
+  EXPECT_EQ(receive(1, Welcome{kProtocolVersion, {4}, {}}), (Lines{"StartFullSync(1)"}));
+  close(2);
+  EXPECT_EQ(ack(0, 2), (Lines{"Committed(2)"}));
+  EXPECT_EQ(step(primary::SyncFinished{{1}, {2}}), Lines{});
+  EXPECT_EQ(executed(0, 2), (Lines{"ExecutedByAll(2)"}));
+  close(3);
+  ack(0, 3);
+  EXPECT_EQ(executed(0, 3), Lines{});
+  EXPECT_EQ(ack(1, 2), (Lines{"Protected(1)"}));
+  EXPECT_EQ(ack(1, 3), (Lines{"Committed(3)"}));
+  EXPECT_EQ(diverged(1, 3), (Lines{"Heal(1, Divergence(3, pages 2))"}));
+  EXPECT_EQ(heal(1, 4), Lines{});
+  close(4);
+  EXPECT_EQ(ack(1, 4), (Lines{"Healed(1, 4)", "ExecutedByAll(3)"}));
+}
+
+// None of an epoch before it.
+TEST_F(LockstepPrimary, AJoinerHasNoDivergenceBeforeTheEndOfItsSync) {
+  protect(1);
+  close(1);
+  ack(0, 1);
+  step(primary::BackupJoined{{1}});
+  step(primary::LinkUp{{1}});
+  receive(1, Welcome{kProtocolVersion, {4}, {}});
+  step(primary::SyncFinished{{1}, {1}});
+  EXPECT_EQ(diverged(1, 1), (Lines{"ClaimTerm(5, with 1)"}));
+}
+
 TEST_F(LockstepPrimary, NothingIsHandedOverToADivergedBackup) {
   protect(1);
   close(1);

@@ -164,6 +164,16 @@ TEST_F(EngineMailboxTest, WhatMakesTheWaitMootEndsIt) {
   ends([](EngineMailbox& mailbox) { mailbox.heal({kFirst, {4}, {}, true}); });
 }
 
+TEST_F(EngineMailboxTest, AWaitForWhatIsUrgentEndsWhenItIsToStop) {
+  std::stop_source stop;
+  auto waiting = std::async(std::launch::async, [&] {
+    return mailbox_.wait_for_urgent(mailbox_.urgent(), kPatience, stop.get_token());
+  });
+  EXPECT_EQ(waiting.wait_for(20ms), std::future_status::timeout);
+  stop.request_stop();
+  EXPECT_EQ(waiting.wait_for(kPatience / 2), std::future_status::ready);
+}
+
 TEST_F(EngineMailboxTest, HealsAreTakenOnceAndNotForTheDropped) {
   mailbox_.heal({kFirst, {4}, {{7}}, false});
   mailbox_.heal({kSecond, {5}, {}, true});
@@ -172,6 +182,15 @@ TEST_F(EngineMailboxTest, HealsAreTakenOnceAndNotForTheDropped) {
   const std::vector<HealRequest> heals = mailbox_.take_heals();
   ASSERT_EQ(heals.size(), 1u);
   EXPECT_EQ(heals[0].backup, kSecond);
+  EXPECT_FALSE(mailbox_.has_heals());
+}
+
+TEST_F(EngineMailboxTest, TheHealOfALostBackupIsForgotten) {
+  mailbox_.heal({kFirst, {4}, {{7}}, false});
+  mailbox_.heal({kSecond, {5}, {}, true});
+  mailbox_.forget_heal(kSecond);
+  EXPECT_EQ(mailbox_.heals(), std::vector{kFirst});
+  mailbox_.forget_heal(kFirst);
   EXPECT_FALSE(mailbox_.has_heals());
 }
 
