@@ -95,8 +95,9 @@ int run(const Arguments& arguments) {
   for (int move = 0;; ++move) {
     const auto time = move < arguments.moves ? arguments.interval : milliseconds(600'000);
     if (const auto exit = machine->wait_for_exit(time)) {
-      fmt::print(stderr, "ended: {} {}\n", static_cast<int>(exit->reason), exit->detail);
-      return exit->reason == vmm::ExitReason::kPowerOff ? 0 : 1;
+      const bool powered_off = exit->reason == vmm::ExitReason::kPowerOff;
+      fmt::print(stderr, "{} {}\n", powered_off ? "powered off" : "ended otherwise:", exit->detail);
+      return powered_off ? 0 : 1;
     }
     if (move < arguments.moves) machine = move_machine(std::move(machine), backends, input, output);
   }

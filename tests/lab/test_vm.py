@@ -3,8 +3,13 @@
 
 On a machine with VT-x or SVM they run on it, else on an emulated host.
 """
+import os
+import re
+import subprocess
 import sys
+import tempfile
 import unittest
+from pathlib import Path
 
 sys.dont_write_bytecode = True
 
@@ -14,9 +19,20 @@ if __name__ == "__main__":
     namespace.enter()
 
 import paths
-from lab import CLIENT_IP, AnyHost, Lab, guest_cmdline
+from lab import CLIENT_IP, AnyHost, Lab, LabError, guest_cmdline, wait_until
 
 BOOT_TIMEOUT = 180
+CLONE_MACHINE = Path(os.environ.get("POLLUX_CLONE_MACHINE") or paths.repository() / "build/release/tests/kvm/clone_machine")
+MOVES = 5   # that are looked at; there are some before and after
+MANY = 100
+
+
+def stripped(program: Path) -> bytes:
+    """Debug information is most of a program, and the way to an emulated host is slow."""
+    with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder, program.name)
+        subprocess.run(["strip", "-o", small, program], check=True)
+        return small.read_bytes()
 
 
 class OneHost(unittest.TestCase):
@@ -54,6 +70,47 @@ class Vm(OneHost):
         job = self.vm("smp", f"{self.shell} --cpus 2", "guest.exit")
         job.wait_for("pollux-guest: cpus 2", BOOT_TIMEOUT)
         self.assertEqual(job.wait(60), 0)
+
+    def test_eight_vcpus(self):
+        job = self.vm("smp8", f"{self.shell} --cpus 8", "guest.exit")
+        job.wait_for("pollux-guest: cpus 8", BOOT_TIMEOUT)
+        self.assertEqual(job.wait(60), 0)
+
+    def test_two_busy_vcpus_are_moved_again_and_again(self):
+        """Saved, and restored in a new machine: both go on, and no clock goes back."""
+        host, keys, program = self.castor, self.castor.file("move-keys"), self.castor.file("clone_machine")
+        host.put(stripped(CLONE_MACHINE), program, mode="755")
+        host.put(b"", keys)
+        job = host.spawn(f"tail -f {keys} | {program} {host.kernel} {host.shell_initrd} '{guest_cmdline()}' 2 4000 {MANY} none",
+                         "moved")
+        job.wait_for("guest#", BOOT_TIMEOUT)
+        readings = re.compile(r"up=([0-9.]+) +LOC: +(\d+) +(\d+) +Local")
+
+        def type_in(keystrokes: str, heard: str):
+            """What is typed in the midst of a move goes, all of it, with the old machine: then again."""
+            for _ in range(10):
+                host.run(f"cat >> {keys}", stdin=keystrokes.encode())
+                try:
+                    return job.wait_for(heard, 30)
+                except LabError:
+                    self.assertTrue(job.running, job.output())
+            self.fail(f"{keystrokes!r} is never heard: {job.output()}")
+
+        # Until a line is typed: the clock, and how many timer interrupts each CPU had. No "=" in what is echoed.
+        type_in("(while :; do :; done) & (while :; do :; done) & while ! read -t 1 line; do read up idle < /proc/uptime;"
+                " printf 'up%s%s %s\\n' = $up \"$(grep LOC: /proc/interrupts)\"; done; cpus; off\n", "up=")
+        for move in range(MOVES):  # a reading between any two
+            moved, read = job.output().count("moved: "), len(readings.findall(job.output()))
+            wait_until(lambda: job.output().count("moved: ") > moved, 60, f"move {move}")
+            wait_until(lambda: len(readings.findall(job.output())) > read, 60, f"a guest that goes on after move {move}")
+        type_in("enough\n", "pollux-guest: cpus 2")
+        job.wait_for("powered off", 60)
+        first, *_, last = found = [tuple(map(float, reading)) for reading in readings.findall(job.output())]
+        for column, name in enumerate(("uptime", "timer interrupts of CPU 0", "timer interrupts of CPU 1")):
+            values = [reading[column] for reading in found]
+            self.assertEqual(values, sorted(values), name)
+            self.assertLess(first[column], last[column], name)
+        self.assertNotRegex(job.output(), "(?i)clocksource.*unstable|rcu.*stall|lockup")
 
     def test_disk_network_rng_and_consoles(self):
         host, hvc = self.castor, self.castor.file("hvc0")
