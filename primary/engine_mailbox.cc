@@ -65,7 +65,7 @@ void EngineMailbox::handover_ended(HandoverOutcome outcome) {
 
 void EngineMailbox::set_claiming(bool claiming) {
   const std::lock_guard lock(mutex_);
-  claiming_ = claiming;
+  if (std::exchange(claiming_, claiming) == claiming) return;  // told after each message: nobody is woken for nothing
   changed_.notify_all();
 }
 
