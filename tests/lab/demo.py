@@ -29,7 +29,7 @@ import paths
 from lab import GUEST_IP, Lab, LabError
 from protected_guest import ProtectedGuest
 from redis_client import (ConnectionLost, RedisClient, RedisError, Workload, check_data, check_replies, guest_control,
-                          lost_from_data, wait_for_redis, writes_of)
+                          guest_uptime, lost_from_data, wait_for_redis, writes_of)
 
 
 class Teller:
@@ -95,6 +95,7 @@ class Failover:
     gap: float                                # that the client noticed
     protected_after: float | None = None      # the host was back and could take over, since it was switched on
     sync_gap: float | None = None             # that the client noticed meanwhile
+    problems: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict:
         figures = {"failover_ms": self.gap, "promotion_ms": self.timeline["first_entry_ms"],
@@ -107,6 +108,7 @@ def fail_over(tell: Teller, guest: ProtectedGuest, client: Client, writes: int) 
     """The leader's host loses its power, in the midst of the client's writes; returns when the client has gone on."""
     lost, heir = guest.leader, guest.follower
     before = client.acked()
+    uptime = guest_uptime(GUEST_IP)
     tell(f"{lost.name}: POWER FAILURE (its whole machine is killed with SIGKILL)")
     killed_at = time.monotonic()
     lost.host.power_off()
@@ -117,7 +119,9 @@ def fail_over(tell: Teller, guest: ProtectedGuest, client: Client, writes: int) 
     gap = gap_ms(client.journal(), killed_at)
     if not client.broken:
         tell(f"client: same connection, {client.acked()} acknowledged in all; it noticed a gap of {gap:.0f} ms")
-    return Failover(lost.name, timeline, gap)
+    uptime_now = guest_uptime(GUEST_IP)
+    back = [f"the guest's clock went back from {uptime} to {uptime_now} s"] if uptime_now < uptime else []
+    return Failover(lost.name, timeline, gap, problems=back)
 
 
 def protect_again(tell: Teller, guest: ProtectedGuest, client: Client, failover: Failover):
@@ -194,7 +198,7 @@ def report(stats: dict, failovers: list[Failover], client: Client, verdict: Verd
     return {"connection_survived": client.broken is None,
             "acked": len(writes_of(client.redis.journal)),
             "lost": verdict.lost,
-            "problems": verdict.problems,
+            "problems": [problem for failover in failovers for problem in failover.problems] + verdict.problems,
             "failover_ms": round(max(failover.gap for failover in failovers), 1),
             "epoch_pause_us_p50": stats["epoch_pause_us_p50"],
             "epoch_pause_us_p99": stats["epoch_pause_us_p99"],

@@ -4,6 +4,7 @@ One connection, never opened again, one command at a time: if the machine behind
 its replica, the client must not notice. The journal is the evidence; check_* compare it with what
 Redis holds.
 """
+import re
 import socket
 import time
 from collections import Counter
@@ -129,6 +130,14 @@ def guest_control(host: str, command: str, timeout: float = 30) -> str:
     with socket.create_connection((host, CONTROL_PORT), timeout=timeout) as control:
         control.sendall(command.encode() + b"\n")
         return control.makefile("r").readline().strip()
+
+
+def guest_uptime(host: str) -> float:
+    """The seconds that the guest's clock has counted since its start."""
+    answer = guest_control(host, "uptime")
+    if not re.fullmatch(r"ok [0-9.]+", answer):
+        raise RedisError(f"uptime: {answer or 'no answer'}")
+    return float(answer.split()[1])
 
 
 # --- the workload -------------------------------------------------------------------------------
