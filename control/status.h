@@ -20,12 +20,12 @@ struct BackupStatus {
 struct Status {
   std::string role;        // primary, backup, or none: between the two
   std::string state;       // of a backup: waiting, joining, syncing, protecting, claiming; of a primary: leading, starting or ended
-  std::string vm;          // empty: not known yet
+  std::string vm = {};     // empty: not known yet
   std::uint64_t term = 0;  // 0: not known yet
   std::uint64_t epoch = 0;      // the last closed one; of a backup the last whole one
   std::uint64_t committed = 0;  // of a backup the last one it acknowledged
-  std::string protection;       // of a primary: syncing, protected, unprotected, ended
-  std::string guest;            // running, paused, handing over, waits for the arbiter, passive (at a backup)
+  std::string protection = {};  // of a primary: syncing, protected, unprotected, ended
+  std::string guest = {};       // running, paused, handing over, waits for the arbiter, passive (at a backup)
   bool claiming = false;        // the arbiter is asked for the next term
   std::vector<BackupStatus> backups = {};
   bool operator==(const Status&) const = default;
