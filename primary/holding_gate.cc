@@ -217,14 +217,21 @@ void HoldingGate::abandon() {
   writer_.abandon();
 }
 
-void HoldingGate::settle() {
-  std::unique_lock lock(mutex_);
-  POLLUX_ASSERT(sealed_.empty() || stop_ || image_failed_);
+void HoldingGate::wait_for_images(std::unique_lock<std::mutex>& lock) {
   changed_.wait(lock, [&] { return images_idle() || stop_; });
 }
 
+void HoldingGate::settle() {
+  std::unique_lock lock(mutex_);
+  POLLUX_ASSERT(sealed_.empty() || stop_ || image_failed_);
+  wait_for_images(lock);
+}
+
 void HoldingGate::drain() {
-  settle();
+  {
+    std::unique_lock lock(mutex_);
+    wait_for_images(lock);
+  }
   for (std::uint32_t i = 0; i < backends_.disk_count(); ++i) {
     if (!backends_.disk({i}).read_only()) (void)backends_.disk({i}).sync();
   }

@@ -79,7 +79,7 @@ class HoldingGate final : public vmm::OutputGate {
   void abandon();
   // Waits until every disk operation is on its image; all sealed epochs were released before.
   void settle();
-  // And durably. For a clean end.
+  // Waits until every released disk operation is on its image, and durably. For a clean end.
   void drain();
 
   [[nodiscard]] std::uint64_t held_bytes() const;
@@ -93,6 +93,7 @@ class HoldingGate final : public vmm::OutputGate {
   void hold_operation(DiskOperationKind kind, vmm::DiskIndex disk, std::uint64_t offset, std::uint64_t length,
                       std::shared_ptr<const Bytes> data);
   [[nodiscard]] bool images_idle() const { return unwritten_ == 0; }
+  void wait_for_images(std::unique_lock<std::mutex>& lock);
   void emit(const HeldEpoch& epoch);
   void queue_for_images(const HeldEpoch& epoch);
   void written(const HeldEpoch& epoch);

@@ -281,7 +281,8 @@ void PrimaryReplica::on_message(BackupId from, const Welcome& message) {
 // protected by it is a stale one, on a host that was lost, say: the other's image is the newer one.
 void PrimaryReplica::on_message(BackupId from, const Hello&) {
   const std::string what = fmt::format("backup {} leads a machine itself", from.value);
-  if (backup(from).state != BackupState::kGreeting || ever_required_ || from.value >= config_.backups) return lose(from, what);
+  if (backup(from).state != BackupState::kGreeting) return violation(from, "a backup sent Hello");
+  if (ever_required_ || from.value >= config_.backups) return give_up(from, what);
   for (auto& [id, backup] : backups_) {
     if (backup.state == BackupState::kDropped) continue;
     if (backup.hears) effects_.emplace_back(Send{id, Goodbye{GoodbyeReason::kDropped, what}});

@@ -60,7 +60,7 @@ class RecordReplay(unittest.TestCase):
         shutil.copy(disk, before)
         self.vm(*self.recording("disk_check", "blocks=100", "--disk", disk))
         self.refused("--disk .*/disk: not as it was before the recording", "--replay", self.log)
-        self.refused("--disk: expected none, or the 1", "--replay", self.log, "--disk", before, "--disk", before)
+        self.refused("--disk: expected none, or the 1", "--replay", self.log, "--disk", before, "--disk", disk)
         after = before.read_bytes()
         self.assertIn("were the same", self.replay("--disk", before))
         self.assertEqual(before.read_bytes(), after)

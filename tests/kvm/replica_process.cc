@@ -1,11 +1,12 @@
 // A replica to be killed, of a machine that moves between two hosts: both are this host, each has its key and its port of
 // loopback. Runs the page_writer guest's endless kMix computation as the primary, or joins as a backup and becomes the primary.
 //
-// At SIGUSR1 the leading one hands the machine over, and joins the other as its backup. At SIGUSR2 it ends the computation. With POLLUX_DIES_WITH_TERM=N in its
-// environment it dies by SIGKILL when the arbiter has decided its claim of term N, and before it knows.
+// At SIGUSR1 the leading one hands the machine over, and joins the other as its backup. At SIGUSR2 it ends the computation.
+// With POLLUX_DIES_WITH_TERM=N in its environment it dies by SIGKILL when the arbiter has decided its claim of term N, and
+// before it knows.
 //
-// Prints a line for each of these, as it happens: "protected" and "unprotected"; "backups N", that can take over,
-// when they have committed an epoch that was begun since, and so know of everything before; "switching at T", the order to hand over;
+// Prints a line for each of these, as it happens: "protecting", as a backup; "protected" and "unprotected"; "backups N", that
+// can take over, when they have committed an epoch that was begun since, and so know of everything before; "switching at T", the order to hand over;
 // "switched, standing still for T", until the other had won the term; "promoted"; "entered at T", the guest runs here;
 // "ended after N", the computation's steps, and "checksum N". Times are the monotonic clock's microseconds.
 #include <fmt/format.h>
@@ -92,7 +93,12 @@ class Replica {
     options.silence_timeout = 20s;
     options.claim = claim_;
     backup::Backup backup(options, key_);
+    std::jthread watch([&](const std::stop_token& ended) {
+      while (!ended.stop_requested() && backup.status().state != "protecting") std::this_thread::sleep_for(300us);
+      if (!ended.stop_requested()) say("protecting");
+    });
     backup::BackupEnd end = backup.run(*backends_);
+    watch = {};
     if (!end.promotion) throw Error(end.reason);
     backup::Promotion& promotion = *end.promotion;
     primary::PrimaryOptions as_primary = primary_options();

@@ -283,7 +283,7 @@ TEST_F(Reprotection, JoinersThatDieInTheirSyncCostNothing) {
     std::this_thread::sleep_for(std::chrono::milliseconds(random() % 400));
   }
   const std::unique_ptr<ReplicaProcess> follower = join(1);
-  ASSERT_TRUE(leader->wait_for("protected"));
+  ASSERT_TRUE(follower->wait_for("protecting"));  // the leader may have been protected by some of the others, too
   leader->kill();
   EXPECT_TRUE(follower->wait_for("promoted"));
   expect_undisturbed_end(*follower, kPages);
