@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/racy_reads.h"
 #include "primary/parcels.h"
 
 namespace pollux::primary {
@@ -13,6 +14,23 @@ using protocol::BackupId;
 using vmm::Gfn;
 
 static_assert(kSyncBlockSize == protocol::kDigestBlockBytes);
+
+namespace {
+
+using PageView = std::span<const std::byte, kPageSize>;
+
+// The guest and its devices may write to the page meanwhile.
+bool is_zero_now(PageView page) {
+  const RacyReads racy;
+  return is_zero(page);
+}
+
+void append_now(PageChunk& chunk, Gfn gfn, PageView page) {
+  const RacyReads racy;
+  chunk.append(gfn, page);
+}
+
+}  // namespace
 
 SyncSender::SyncSender(const vmm::GuestMemory& memory, vmm::Backends& backends, PagePool& pool, EngineMailbox& mailbox,
                        Statistics& statistics, std::vector<SyncTarget> targets)
@@ -113,7 +131,7 @@ bool SyncSender::send_pages(const std::vector<Gfn>& gfns, Sending sending) {
   std::unique_ptr<PageChunk> chunk;
   std::vector<Gfn> zeros;
   for (const Gfn gfn : gfns) {
-    if (is_zero(memory_.page(gfn))) {
+    if (is_zero_now(memory_.page(gfn))) {
       zeros.push_back(gfn);
       continue;
     }
@@ -122,7 +140,7 @@ bool SyncSender::send_pages(const std::vector<Gfn>& gfns, Sending sending) {
       chunk = pool_.acquire();
       if (!chunk) return false;
     }
-    chunk->append(gfn, memory_.page(gfn));
+    append_now(*chunk, gfn, memory_.page(gfn));
     if (chunk->full()) send_batch(make_batch(std::move(chunk)));
   }
   if (chunk) send_batch(make_batch(std::move(chunk)));
