@@ -488,7 +488,7 @@ TEST_F(Lockstep, WhoeverTracksIsToldOfEveryPageThatWasWritten) {
 TEST_F(Lockstep, AFlippedByteInABackupThatExecutesIsHealedAndTheBackupTakesOver) {
   constexpr std::uint64_t kMib = 17;
   // No word of the array is written twice.
-  const std::string command_line = "rounds=400 pages=50 pause_ms=10";
+  const std::string command_line = "rounds=500 pages=50 pause_ms=25";  // time for a full sync under ThreadSanitizer
   const std::string expected = undisturbed("memory_writer", command_line);
   Process backup(joined({"backup", "--listen", "127.0.0.1:0", "--key", file("b"), "--peer-key", file("a.pub"), "--arbiter",
                          "none", "--timeout-ms", "20000", "--console", "file=" + file("backup-console")},
