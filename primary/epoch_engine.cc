@@ -225,7 +225,6 @@ void EpochEngine::hold_guest(EpochId oldest) {
   const bool held = machine_.paused();
   pause();
   while (!mailbox_.wait_for_commit(oldest, kPollInterval) && !mailbox_.is_unprotected() && !mailbox_.stopping()) {
-    if (options_.on_turn) options_.on_turn(machine_);
   }
   if (!held) machine_.resume();  // one that is to be held meanwhile is so at the end of an epoch
 }

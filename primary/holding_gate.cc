@@ -155,10 +155,15 @@ void HoldingGate::release(EpochId epoch) {
     }
   }
   for (const auto& held : released) emit(*held);
+  std::vector<std::shared_ptr<const HeldEpoch>> writes;
+  for (const auto& held : released) writes.push_back(writes_of(*held));
   bool room = false;
   {
     const std::lock_guard lock(mutex_);
-    for (const auto& held : released) queue_for_images(*held);
+    for (std::size_t i = 0; i < released.size(); ++i) {
+      count_as_emitted(*released[i]);
+      queue_for_images(std::move(writes[i]));
+    }
     room = std::exchange(refused_frame_, false);
   }
   changed_.notify_all();
@@ -172,19 +177,27 @@ void HoldingGate::emit(const HeldEpoch& epoch) {
   }
 }
 
-// With mutex_ held.
-void HoldingGate::queue_for_images(const HeldEpoch& epoch) {
-  POLLUX_ASSERT(held_bytes_ >= epoch.emitted_bytes);
-  held_bytes_ -= epoch.emitted_bytes;
-  if (epoch.disk_operations.empty()) return;
-  // Without what has left already: that is not counted any more, so it must not wait for a slow disk.
+// Without what has left already: that is not counted any more, so it must not wait for a slow disk.
+std::shared_ptr<const HeldEpoch> HoldingGate::writes_of(const HeldEpoch& epoch) {
   auto writes = std::make_shared<HeldEpoch>();
   writes->epoch = epoch.epoch;
   writes->disk_operations = epoch.disk_operations;
   writes->flushed = epoch.flushed;
   writes->disk_bytes = epoch.disk_bytes;
+  return writes;
+}
+
+// With mutex_ held.
+void HoldingGate::count_as_emitted(const HeldEpoch& epoch) {
+  POLLUX_ASSERT(held_bytes_ >= epoch.emitted_bytes);
+  held_bytes_ -= epoch.emitted_bytes;
+}
+
+// With mutex_ held.
+void HoldingGate::queue_for_images(std::shared_ptr<const HeldEpoch> epoch) {
+  if (epoch->disk_operations.empty()) return;
   ++unwritten_;
-  writer_.write(std::move(writes));
+  writer_.write(std::move(epoch));
 }
 
 void HoldingGate::pass() {
@@ -194,9 +207,12 @@ void HoldingGate::pass() {
   while (mode_ == Mode::kHold) {
     std::deque<std::shared_ptr<const HeldEpoch>> held = std::exchange(sealed_, {});
     held.push_back(std::exchange(running_, std::make_shared<HeldEpoch>()));
-    for (const auto& epoch : held) queue_for_images(*epoch);
+    for (const auto& epoch : held) {
+      count_as_emitted(*epoch);
+      queue_for_images(epoch);
+    }
     changed_.notify_all();
-    changed_.wait(lock, [&] { return images_idle() || stop_; });
+    wait_for_images(lock);
     if (image_failed_) return;
     // Only now: no other host has the flushes that these outputs may speak of.
     for (const auto& epoch : held) emit(*epoch);

@@ -95,7 +95,9 @@ class HoldingGate final : public vmm::OutputGate {
   [[nodiscard]] bool images_idle() const { return unwritten_ == 0; }
   void wait_for_images(std::unique_lock<std::mutex>& lock);
   void emit(const HeldEpoch& epoch);
-  void queue_for_images(const HeldEpoch& epoch);
+  [[nodiscard]] static std::shared_ptr<const HeldEpoch> writes_of(const HeldEpoch& epoch);
+  void count_as_emitted(const HeldEpoch& epoch);
+  void queue_for_images(std::shared_ptr<const HeldEpoch> epoch);
   void written(const HeldEpoch& epoch);
   void image_failed(const std::string& image);
 

@@ -457,7 +457,9 @@ TEST_F(Lockstep, AJoinerBesideAnotherBackupTakesOver) {
   }
   EXPECT_TRUE(has_joined);
   EXPECT_EQ(joiner.status().session.term, protocol::Term{1});
-  std::this_thread::sleep_for(100ms);  // some epochs more
+  EXPECT_TRUE(eventually([&, before = joiner.status().session.whole.value] {
+    return joiner.status().session.whole.value > before + 10;
+  }));
   primary.kill();
   (void)primary.wait();
   EXPECT_EQ(primary.said().find("diverged"), std::string::npos) << primary.said();
@@ -520,7 +522,9 @@ TEST_F(Lockstep, AFlippedByteInABackupThatExecutesIsHealedAndTheBackupTakesOver)
   std::vector<std::uint64_t> changed;
   EXPECT_TRUE(eventually([&] {
     const Bytes before = memory.read(0, kMib << 20);
-    std::this_thread::sleep_for(50ms);
+    EXPECT_TRUE(eventually([&, closed = primary.statistics().summary().closed.value] {
+      return primary.statistics().summary().closed.value > closed + 5;
+    }));
     const Bytes after = memory.read(0, kMib << 20);
     changed.clear();
     for (std::uint64_t page = 0; page < before.size(); page += kPageSize) {

@@ -184,26 +184,20 @@ class HostileDriverTest : public ::testing::Test {
   ~HostileDriverTest() override { spdlog::set_level(spdlog::level::info); }
 };
 
-TEST_F(HostileDriverTest, Block) {
-  attack(
-      [](FakeOutput& output, FakeInput&) {
-        return std::make_unique<VirtioBlock>(DiskIndex{0}, DiskConfig{kDiskBytes, false}, output);
-      },
-      [](VirtioFunction&, Hostile&) {});
-}
-
 std::unique_ptr<VirtioFunction> make_disk(FakeOutput& output, FakeInput&) {
   return std::make_unique<VirtioBlock>(DiskIndex{0}, DiskConfig{kDiskBytes, false}, output);
 }
+std::unique_ptr<VirtioFunction> make_entropy(FakeOutput&, FakeInput& input) { return std::make_unique<VirtioEntropy>(input); }
 
-TEST_F(HostileDriverTest, BlockServedByALoop) {
-  attack(make_disk, [](VirtioFunction&, Hostile&) {}, Served::kByLoop);
-}
+void nothing_arrives(VirtioFunction&, Hostile&) {}
 
-TEST_F(HostileDriverTest, EntropyServedByALoop) {
-  attack([](FakeOutput&, FakeInput& input) { return std::make_unique<VirtioEntropy>(input); },
-         [](VirtioFunction&, Hostile&) {}, Served::kByLoop);
-}
+TEST_F(HostileDriverTest, Block) { attack(make_disk, nothing_arrives); }
+
+TEST_F(HostileDriverTest, BlockServedByALoop) { attack(make_disk, nothing_arrives, Served::kByLoop); }
+
+TEST_F(HostileDriverTest, Entropy) { attack(make_entropy, nothing_arrives); }
+
+TEST_F(HostileDriverTest, EntropyServedByALoop) { attack(make_entropy, nothing_arrives, Served::kByLoop); }
 
 TEST_F(HostileDriverTest, ADeferringDisk) {
   PatientExecutor executor;
@@ -243,11 +237,6 @@ TEST_F(HostileDriverTest, Console) {
          [](VirtioFunction& function, Hostile& hostile) {
            dynamic_cast<VirtioConsole&>(function).deliver(Bytes(hostile.below(100)));
          });
-}
-
-TEST_F(HostileDriverTest, Entropy) {
-  attack([](FakeOutput&, FakeInput& input) { return std::make_unique<VirtioEntropy>(input); },
-         [](VirtioFunction&, Hostile&) {});
 }
 
 }  // namespace
