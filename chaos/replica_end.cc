@@ -17,7 +17,7 @@ constexpr int kNotNeeded = 0, kFailed = 1, kHandedOver = 5;
 // What somebody says whose peer broke the rules. Nothing explains that: a flipped bit never gets past a
 // frame's seal.
 bool tells_of_a_broken_rule(const std::string& line) {
-  static const std::regex kBroken("protocol violation|broke the protocol|malformed message|Assertion");
+  static const std::regex kBroken("protocol violation|broke the protocol|malformed message|invariant failed");
   return std::regex_search(line, kBroken);
 }
 

@@ -73,6 +73,8 @@ TEST(ReplicaEnd, WithoutNeedIsOrderlyWhenItWasTold) {
 
 // Also of one that went on, or was killed later.
 TEST(ReplicaEnd, ABrokenRuleIsNeverExplained) {
+  EXPECT_THAT(check_end({128 + 6, true, "invariant failed: bytes <= limit at ../../primary/x.cc:83\n"}, {.memory_harmed = true}),
+              ElementsAre(HasSubstr("invariant failed"), "it ended with code 134"));
   const Treatment everything{true, true, true, true, true};
   EXPECT_THAT(check_end({128 + 9, true,
                          "12:00:00.000 warning backup 0: dropped: protocol violation: Ack(7) after Ack(7)\n"},
