@@ -283,12 +283,7 @@ void PrimaryReplica::on_message(BackupId from, const Hello&) {
   const std::string what = fmt::format("backup {} leads a machine itself", from.value);
   if (backup(from).state != BackupState::kGreeting) return violation(from, "a backup sent Hello");
   if (ever_required_ || from.value >= config_.backups) return give_up(from, what);
-  for (auto& [id, backup] : backups_) {
-    if (backup.state == BackupState::kDropped) continue;
-    if (backup.hears) effects_.emplace_back(Send{id, Goodbye{GoodbyeReason::kDropped, what}});
-    backup.state = BackupState::kDropped;
-    effects_.emplace_back(DropBackup{id, what});
-  }
+  drop_all(what, GoodbyeReason::kDropped);
   mode_ = Mode::kFenced;
   effects_.emplace_back(Fenced{what + ": this host can be its backup, with --join"});
 }
@@ -459,17 +454,26 @@ std::string PrimaryReplica::why_no_handover(BackupId to) const {
 
 // Another replica leads. Which one is certain only when it said so: then the rest have nothing to decide any more.
 void PrimaryReplica::handed_over(bool told) {
-  const std::string reason = fmt::format("backup {} leads the machine now", handover_->to.value);
+  const BackupId to = handover_->to;
   handover_.reset();
   claim_.reset();
   mode_ = Mode::kFenced;
-  for (auto& [id, backup] : backups_) {
-    if (backup.state == BackupState::kDropped) continue;
-    if (told && backup.hears) effects_.emplace_back(Send{id, Goodbye{GoodbyeReason::kTookOver, reason}});
-    backup.state = BackupState::kDropped;
-    effects_.emplace_back(DropBackup{id, told ? reason : "another replica leads the machine now"});
+  if (told) {
+    drop_all(fmt::format("backup {} leads the machine now", to.value), GoodbyeReason::kTookOver);
+  } else {
+    drop_all("another replica leads the machine now", std::nullopt);
   }
   effects_.emplace_back(HandedOver{term_.next()});
+}
+
+// With a goodbye to those who hear, or without a word. This replica leads no more.
+void PrimaryReplica::drop_all(const std::string& reason, std::optional<GoodbyeReason> goodbye) {
+  for (auto& [id, backup] : backups_) {
+    if (backup.state == BackupState::kDropped) continue;
+    if (goodbye && backup.hears) effects_.emplace_back(Send{id, Goodbye{*goodbye, reason}});
+    backup.state = BackupState::kDropped;
+    effects_.emplace_back(DropBackup{id, reason});
+  }
 }
 
 // The term was claimed because the one that was asked is lost.

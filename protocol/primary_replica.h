@@ -346,6 +346,7 @@ class PrimaryReplica {
   void ask_arbiter();
   [[nodiscard]] std::string why_no_handover(BackupId to) const;
   void handed_over(bool told);
+  void drop_all(const std::string& reason, std::optional<GoodbyeReason> goodbye);
   void take_back();
   [[nodiscard]] TimePoint silence_ends(BackupId id, const Backup& backup) const;
   void start_sync_when_decided();
