@@ -45,15 +45,6 @@ std::string why_no_kvm() {
   return std::string("/dev/kvm: ") + std::strerror(errno);
 }
 
-bool eventually(const std::function<bool()>& condition, std::chrono::seconds limit) {
-  const auto deadline = std::chrono::steady_clock::now() + limit;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
-
 std::unique_ptr<vmm::Backends> no_backends() {
   return std::make_unique<vmm::Backends>(std::vector<std::unique_ptr<vmm::Image>>{},
                                          std::vector<std::unique_ptr<vmm::Nic>>{},

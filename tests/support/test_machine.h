@@ -7,6 +7,7 @@
 #include <string>
 
 #include "tests/guests/page_writer.h"
+#include "tests/support/eventually.h"
 #include "vmm/gates/pass_through.h"
 #include "vmm/make_machine.h"
 
@@ -14,9 +15,6 @@ namespace pollux::testing {
 
 // Empty when /dev/kvm can be used here; else why not, for GTEST_SKIP.
 std::string why_no_kvm();
-
-// Polls until `condition` holds; false when it did not within the time.
-bool eventually(const std::function<bool()>& condition, std::chrono::seconds limit = std::chrono::seconds(30));
 
 // What kMix computes, on a machine that nothing happens to.
 std::uint64_t undisturbed_checksum(std::uint64_t memory_bytes, std::uint64_t pages, std::uint64_t seed, std::uint64_t steps);

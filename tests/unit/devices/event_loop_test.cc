@@ -13,16 +13,13 @@
 #include <thread>
 
 #include "base/fd.h"
+#include "tests/support/eventually.h"
 
 namespace pollux::vmm {
 namespace {
 
 using namespace std::chrono_literals;
-
-bool eventually(const std::function<bool()>& condition) {
-  for (int i = 0; i < 10'000 && !condition(); ++i) std::this_thread::sleep_for(1ms);
-  return condition();
-}
+using pollux::testing::eventually;
 
 TEST(EventLoopTest, TasksRunInOrderOnTheNamedThread) {
   EventLoop loop("a rather long name");

@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/eventually.h"
 #include "vmm/devices/virtio/virtio_mmio.h"
 #include "vmm/gates/input_gate.h"
 #include "vmm/gates/output_gate.h"
@@ -44,14 +45,7 @@ inline Bytes pattern(std::size_t length, unsigned seed) {
   return bytes;
 }
 
-inline bool eventually(const std::function<bool()>& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return true;
-}
+using pollux::testing::eventually;
 
 struct Descriptor {
   std::uint64_t address = 0;

@@ -12,6 +12,7 @@
 
 #include "primary/epoch_engine.h"
 #include "primary/replica_driver.h"
+#include "tests/support/eventually.h"
 #include "vmm/devices/console_port.h"
 
 namespace pollux::primary {
@@ -20,21 +21,12 @@ namespace {
 using namespace std::chrono_literals;
 using protocol::BackupId;
 using protocol::EpochId;
+using pollux::testing::eventually;
 
 // Far longer than anything takes; reached only by a test that fails.
 constexpr auto kPatience = 60s;
 constexpr std::uint64_t kMemory = std::uint64_t{1} << 20;
 constexpr std::uint64_t kNoLimit = std::numeric_limits<std::uint64_t>::max();
-
-// Polls until it holds.
-bool eventually(const std::function<bool()>& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + kPatience;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(1ms);
-  }
-  return true;
-}
 
 vmm::MachineConfig machine_config() {
   vmm::MachineConfig config;
