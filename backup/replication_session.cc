@@ -212,7 +212,8 @@ void ReplicationSession::take_body(const Message& message, Bytes body) {
   } else if (std::holds_alternative<protocol::MachineState>(message) || std::holds_alternative<protocol::SyncEnd>(message) ||
              std::holds_alternative<protocol::EpochClose>(message)) {
     append(staged_.state, std::move(body));
-    if (const auto* close = std::get_if<protocol::EpochClose>(&message)) staged_.clock = close->clock.value_or(std::chrono::nanoseconds(0));
+    const auto* close = std::get_if<protocol::EpochClose>(&message);
+    if (close != nullptr && close->clock) staged_.clock = *close->clock;
   } else if (std::holds_alternative<protocol::EpochOpen>(message)) {
     staged_ = {};
   } else if (const auto* pages = std::get_if<protocol::EpochPages>(&message)) {

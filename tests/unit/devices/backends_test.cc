@@ -337,14 +337,20 @@ TEST(StdioConsoleTest, StalledReaderCostsBytesNotTime) {
   console->write(Bytes(1 << 20, std::byte{'x'}));  // far more than a pipe holds: returns all the same
 }
 
+// A terminal, and the side from which a person would see it and type.
+struct PseudoTerminal {
+  PseudoTerminal() : controller(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC)) {
+    if (!controller || ::grantpt(controller.get()) != 0 || ::unlockpt(controller.get()) != 0) return;
+    terminal = Fd(::open(::ptsname(controller.get()), O_RDWR | O_NOCTTY | O_CLOEXEC));
+  }
+  const Fd controller;
+  Fd terminal;
+};
+
 TEST(StdioConsoleTest, ATerminalThatIsNotReadCostsItsPatienceOnce) {
-  const Fd controller(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
-  ASSERT_TRUE(controller);
-  ASSERT_EQ(::grantpt(controller.get()), 0);
-  ASSERT_EQ(::unlockpt(controller.get()), 0);
-  const Fd terminal(::open(::ptsname(controller.get()), O_RDWR | O_NOCTTY | O_CLOEXEC));
-  ASSERT_TRUE(terminal);
-  const Redirected redirected(terminal.get(), terminal.get());
+  const PseudoTerminal pair;
+  ASSERT_TRUE(pair.terminal);
+  const Redirected redirected(pair.terminal.get(), pair.terminal.get());
   const auto console = open_console("stdio", [] {});
   console->start();
   console->write(Bytes(1 << 20, std::byte{'x'}));
@@ -352,25 +358,21 @@ TEST(StdioConsoleTest, ATerminalThatIsNotReadCostsItsPatienceOnce) {
 }
 
 TEST(StdioConsoleTest, TerminalIsRawEscapesWorkAndItIsRestored) {
-  const Fd controller(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
-  ASSERT_TRUE(controller);
-  ASSERT_EQ(::grantpt(controller.get()), 0);
-  ASSERT_EQ(::unlockpt(controller.get()), 0);
-  const Fd terminal(::open(::ptsname(controller.get()), O_RDWR | O_NOCTTY | O_CLOEXEC));
-  ASSERT_TRUE(terminal);
+  const PseudoTerminal pair;
+  ASSERT_TRUE(pair.terminal);
   termios before{};
-  ASSERT_EQ(::tcgetattr(terminal.get(), &before), 0);
+  ASSERT_EQ(::tcgetattr(pair.terminal.get(), &before), 0);
   ASSERT_NE(before.c_lflag & ICANON, 0u);
 
-  const Redirected redirected(terminal.get(), terminal.get());
+  const Redirected redirected(pair.terminal.get(), pair.terminal.get());
   int left = 0;
   {
     const auto console = open_console("stdio", [&] { ++left; });
     console->start();
     termios during{};
-    ASSERT_EQ(::tcgetattr(terminal.get(), &during), 0);
+    ASSERT_EQ(::tcgetattr(pair.terminal.get(), &during), 0);
     EXPECT_EQ(during.c_lflag & (ICANON | ECHO | ISIG), 0u);
-    ASSERT_EQ(::write(controller.get(),
+    ASSERT_EQ(::write(pair.controller.get(),
                       "a\x03\x01"
                       "ab",
                       5),
@@ -378,22 +380,22 @@ TEST(StdioConsoleTest, TerminalIsRawEscapesWorkAndItIsRestored) {
     EXPECT_EQ(text_of(console->read()),
               "a\x03\x01"
               "b");
-    ASSERT_EQ(::write(controller.get(), "\x01", 1), 1);
+    ASSERT_EQ(::write(pair.controller.get(), "\x01", 1), 1);
     EXPECT_TRUE(console->read().empty());
     EXPECT_EQ(console->poll_fd(), STDIN_FILENO);
-    ASSERT_EQ(::write(controller.get(), "x", 1), 1);
+    ASSERT_EQ(::write(pair.controller.get(), "x", 1), 1);
     EXPECT_TRUE(console->read().empty());
     EXPECT_EQ(left, 1);
   }
   termios after{};
-  ASSERT_EQ(::tcgetattr(terminal.get(), &after), 0);
+  ASSERT_EQ(::tcgetattr(pair.terminal.get(), &after), 0);
   EXPECT_EQ(after.c_lflag, before.c_lflag);
 
   // An end of the process at which nothing is destroyed.
   const auto console = open_console("stdio", [] {});
   console->start();
   restore_terminal();
-  ASSERT_EQ(::tcgetattr(terminal.get(), &after), 0);
+  ASSERT_EQ(::tcgetattr(pair.terminal.get(), &after), 0);
   EXPECT_EQ(after.c_lflag, before.c_lflag);
 }
 
