@@ -47,6 +47,7 @@ void EngineMailbox::unprotected() {
   const std::lock_guard lock(mutex_);
   unprotected_ = true;
   ++urgent_;
+  urgent_changed_.notify_all();
   changed_.notify_all();
 }
 
@@ -79,6 +80,7 @@ void EngineMailbox::set_held(bool held) {
   const std::lock_guard lock(mutex_);
   held_ = held;
   ++urgent_;
+  urgent_changed_.notify_all();
   changed_.notify_all();
 }
 
@@ -88,6 +90,7 @@ bool EngineMailbox::request_handover(BackupId to) {
   handover_ = to;
   outcome_.reset();
   ++urgent_;
+  urgent_changed_.notify_all();
   changed_.notify_all();
   return true;
 }
@@ -96,6 +99,7 @@ void EngineMailbox::stop() {
   const std::lock_guard lock(mutex_);
   stopping_ = true;
   ++urgent_;
+  urgent_changed_.notify_all();
   changed_.notify_all();
 }
 
@@ -103,6 +107,7 @@ void EngineMailbox::fail() {
   const std::lock_guard lock(mutex_);
   stopping_ = failed_ = true;
   ++urgent_;
+  urgent_changed_.notify_all();
   changed_.notify_all();
 }
 
@@ -197,6 +202,7 @@ void EngineMailbox::heal(HealRequest request) {
   const std::lock_guard lock(mutex_);
   heals_.insert_or_assign(request.backup, std::move(request));
   ++urgent_;
+  urgent_changed_.notify_all();
   changed_.notify_all();
 }
 
@@ -254,10 +260,10 @@ std::uint64_t EngineMailbox::wait_for_urgent(std::uint64_t seen, std::chrono::na
   // Made before the lock is taken and gone after it is given back: it may be called right here.
   const std::stop_callback wake(stop, [this] {
     const std::lock_guard lock(mutex_);
-    changed_.notify_all();
+    urgent_changed_.notify_all();
   });
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, timeout, [&] { return stop.stop_requested() || urgent_ > seen; });
+  urgent_changed_.wait_for(lock, timeout, [&] { return stop.stop_requested() || urgent_ > seen; });
   return urgent_;
 }
 

@@ -122,6 +122,7 @@ class EngineMailbox {
  private:
   mutable std::mutex mutex_;
   std::condition_variable changed_;
+  std::condition_variable urgent_changed_;  // by itself: whoever waits for it is not woken by every commit
   std::vector<SyncTarget> sync_requests_;
   // The last of each backup: the engine asks for one at a time, and what nobody asked for is not kept.
   std::map<protocol::BackupId, DigestAnswer> answers_;

@@ -202,7 +202,7 @@ void EpochEngine::send_batch() {
       return begun != nullptr && begun->backup == backup.backup;
     };
     if (std::ranges::any_of(batch_.closed, healed)) continue;
-    for (const Parcel& parcel : batch_.parcels) backup.shipper->push(parcel);
+    backup.shipper->push(batch_.parcels);
   }
   batch_ = {};
 }
@@ -255,7 +255,7 @@ void EpochEngine::ship_heal(const HealRequest& request, const std::shared_ptr<co
       shipper.push(parcel);
     }
   }
-  for (const Parcel& parcel : state_parcels(close, state)) shipper.push(parcel);
+  shipper.push(state_parcels(close, state));
   spdlog::warn("backup {}: diverged in epoch {}: healed with {} page(s) at the end of epoch {}",
                to_string(request.backup), request.epoch.value, pages.size(), epoch.value);
 }

@@ -21,12 +21,14 @@ Shipper::~Shipper() {
   thread_.join();
 }
 
-void Shipper::push(Parcel parcel) {
+void Shipper::push(Parcel parcel) { push(std::span(&parcel, 1)); }
+
+void Shipper::push(std::span<const Parcel> parcels) {
   {
     const std::lock_guard lock(mutex_);
     if (closed_ || closing_) return;
-    POLLUX_ASSERT(queue_.size() < kMaxQueuedParcels);
-    queue_.push_back(std::move(parcel));
+    POLLUX_ASSERT(queue_.size() + parcels.size() <= kMaxQueuedParcels);
+    queue_.insert(queue_.end(), parcels.begin(), parcels.end());
   }
   changed_.notify_all();
 }
@@ -82,8 +84,9 @@ void Shipper::run() {
     Parcel parcel = std::move(queue_.front());
     queue_.pop_front();
     sending_ = true;
+    const protocol::More more = queue_.empty() ? protocol::More::kNo : protocol::More::kYes;
     lock.unlock();
-    const bool sent = link_->send(parcel.message, parcel.body);
+    const bool sent = link_->send(parcel.message, parcel.body, more);
     parcel = {};  // gives its memory back before anyone waits for it
     lock.lock();
     sending_ = false;

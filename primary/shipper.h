@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -42,6 +43,8 @@ class Shipper {
 
   // Never blocks. Dropped silently once the link is down or closed.
   void push(Parcel parcel);
+  // What belongs together: the thread is woken once for it.
+  void push(std::span<const Parcel> parcels);
   // Waits until few parcels are queued. False when nothing will be sent any more.
   bool wait_for_room();
   // Sends what is queued, then closes the link; returns at once.

@@ -64,7 +64,7 @@ void SyncSender::send_end(protocol::EpochId epoch, const std::shared_ptr<const B
   for (const Target& target : targets_) {
     const protocol::SyncEnd end{epoch, pages_, zero_pages_, target.disk_extents};
     before_end(target.to.backup);
-    for (const Parcel& parcel : state_parcels(end, state)) target.to.shipper->push(parcel);
+    target.to.shipper->push(state_parcels(end, state));
   }
 }
 

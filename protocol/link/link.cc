@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <atomic>
@@ -45,9 +46,11 @@ constexpr std::size_t kMaxUnacceptedLinks = 8;
 // steadily.
 constexpr std::size_t kMaxBatchFrames = 32;
 constexpr std::size_t kMaxBatchBytes = 1 << 20;
-// A frame as short as this is given to the kernel by its sender when nothing is before it: the I/O thread need not wake.
-// Longer ones are left to it, so that the sender can seal the next one meanwhile.
+// What is queued and as short as this is given to the kernel by its sender: the I/O thread need not wake. More is left to it,
+// so that the sender can seal the next frame meanwhile.
 constexpr std::size_t kWrittenAtOnceBytes = 16 << 10;
+// What is shorter is read together with what follows it; what is longer, straight to where it belongs.
+constexpr std::size_t kReadAheadBytes = 16 << 10;
 // Buffers of frames longer than this are kept and used again.
 constexpr std::size_t kSmallFrameBytes = 64 << 10;
 constexpr std::size_t kMaxIdleBuffers = 8;
@@ -57,6 +60,8 @@ constexpr std::size_t kMaxFrameBytes = session::sealed_frame_bytes({kMaxHeaderBy
 
 // A sealed frame on its way to the socket. Not Bytes: those would be filled with zeros first.
 struct Frame {
+  [[nodiscard]] asio::const_buffer unwritten() const { return {bytes.get() + written, left()}; }
+
   std::unique_ptr<std::byte[]> bytes;
   std::size_t capacity = 0;
   std::size_t size = 0;
@@ -134,7 +139,7 @@ struct Link::Impl {
   void adopt(session::SessionKeys keys);
   void start();
 
-  bool send(const Message& message, std::span<const ByteView> body);
+  bool send(const Message& message, std::span<const ByteView> body, More more);
   std::optional<Received> receive(std::chrono::nanoseconds timeout);
   bool flush(std::chrono::nanoseconds timeout);
   void set_callback(std::function<void()> function);
@@ -143,11 +148,14 @@ struct Link::Impl {
   [[nodiscard]] bool can_send() const { return up && !send_failed; }  // under the mutex
   bool wait_for_room(std::size_t bytes);
   Frame take_buffer(std::size_t bytes);
-  void enqueue(Frame frame);
-  [[nodiscard]] bool write_at_once(Frame& frame);
+  void enqueue(Frame frame, More more);
+  void write_at_once();
+  void start_writing();
   std::vector<Frame> take_batch();
   void batch_written(std::vector<Frame> batch);
   void deliver(Inbound input);
+  [[nodiscard]] bool another_frame_is_here() const;
+  void announce();
   void notify_activity();
 
   asio::awaitable<void> write_loop();
@@ -172,6 +180,8 @@ struct Link::Impl {
   // Of the I/O thread.
   std::optional<session::Opener> opener;
   Bytes sealed_input;
+  std::array<std::byte, kReadAheadBytes> read_buffer;
+  ByteView read_ahead;  // in read_buffer: read and not taken yet
 
   std::mutex mutex;  // guards all below
   std::condition_variable room;
@@ -221,7 +231,7 @@ void Link::Impl::start() {
 
 // Sending.
 
-bool Link::Impl::send(const Message& message, std::span<const ByteView> body) {
+bool Link::Impl::send(const Message& message, std::span<const ByteView> body, More more) {
   std::size_t body_bytes = 0;
   for (const ByteView piece : body) body_bytes += piece.size();
   POLLUX_ASSERT(body_bytes == body_length(message));
@@ -235,7 +245,7 @@ bool Link::Impl::send(const Message& message, std::span<const ByteView> body) {
   sent_bytes += bytes;
   Frame frame = take_buffer(bytes);
   sealer->seal(header, body, {frame.bytes.get(), frame.size});
-  enqueue(std::move(frame));
+  enqueue(std::move(frame), more);
   return true;
 }
 
@@ -245,6 +255,7 @@ bool Link::Impl::wait_for_room(std::size_t bytes) {
   const auto ready = [&] {
     return !can_send() || outbound_bytes == 0 || outbound_bytes + bytes <= options.send_queue_bytes;
   };
+  if (!ready()) start_writing();  // what waited for this frame
   TimePoint since = std::chrono::steady_clock::now();
   while (!ready()) {
     since = std::max({since, last_written, last_received.load()});
@@ -272,23 +283,45 @@ Frame Link::Impl::take_buffer(std::size_t bytes) {
   return {std::make_unique_for_overwrite<std::byte[]>(capacity), capacity, bytes, 0};
 }
 
-void Link::Impl::enqueue(Frame frame) {
+void Link::Impl::enqueue(Frame frame, More more) {
   const std::lock_guard lock(mutex);
-  if (frame.size <= kWrittenAtOnceBytes && outbound_bytes == 0 && can_send() && write_at_once(frame)) return;
   outbound_bytes += frame.left();
   outbound.push_back(std::move(frame));
   if (writing || !can_send()) return;
-  writing = true;
-  asio::co_spawn(io, write_loop(), asio::detached);
+  const bool little = outbound_bytes <= kWrittenAtOnceBytes && outbound.size() <= kMaxBatchFrames;
+  if (little && more == More::kYes) return;
+  if (little) write_at_once();
+  start_writing();
 }
 
-// Under the mutex, without which nobody closes the socket. True: nothing is left of it. Errors are the write loop's matter.
-bool Link::Impl::write_at_once(Frame& frame) {
-  const auto written = ::send(socket.native_handle(), frame.bytes.get(), frame.size, MSG_DONTWAIT | MSG_NOSIGNAL);
-  if (written <= 0) return false;
-  frame.written = static_cast<std::size_t>(written);
+// Everything that is queued, in one call, as far as the kernel takes it now. Under the mutex, without which nobody closes the
+// socket. Errors are the write loop's matter.
+void Link::Impl::write_at_once() {
+  std::array<iovec, kMaxBatchFrames> pieces;
+  POLLUX_ASSERT(!writing && outbound.size() <= pieces.size());
+  std::ranges::transform(outbound, pieces.begin(), [](const Frame& frame) {
+    return iovec{frame.bytes.get() + frame.written, frame.left()};
+  });
+  msghdr message{};
+  message.msg_iov = pieces.data();
+  message.msg_iovlen = outbound.size();
+  const auto sent = ::sendmsg(socket.native_handle(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (sent <= 0) return;
   last_written = std::chrono::steady_clock::now();
-  return frame.left() == 0;
+  auto taken = static_cast<std::size_t>(sent);
+  outbound_bytes -= taken;
+  while (!outbound.empty() && taken >= outbound.front().left()) {
+    taken -= outbound.front().left();
+    outbound.pop_front();
+  }
+  if (!outbound.empty()) outbound.front().written += taken;
+}
+
+// Under the mutex.
+void Link::Impl::start_writing() {
+  if (writing || outbound.empty() || !can_send()) return;
+  writing = true;
+  asio::co_spawn(io, write_loop(), asio::detached);
 }
 
 std::vector<Frame> Link::Impl::take_batch() {
@@ -324,7 +357,7 @@ asio::awaitable<void> Link::Impl::write_loop() {
       if (batch.empty()) co_return;
       std::vector<asio::const_buffer> buffers;
       buffers.reserve(batch.size());
-      for (const Frame& frame : batch) buffers.emplace_back(frame.bytes.get() + frame.written, frame.left());
+      for (const Frame& frame : batch) buffers.push_back(frame.unwritten());
       co_await asio::async_write(socket, buffers, use_awaitable);
       batch_written(std::move(batch));
     }
@@ -344,6 +377,7 @@ asio::awaitable<void> Link::Impl::read_loop() {
     for (;;) {
       co_await wait_until_wanted();
       deliver(co_await read_frame());
+      if (!another_frame_is_here()) announce();
     }
   } catch (...) {
     go_down(describe(std::current_exception()));
@@ -357,6 +391,7 @@ asio::awaitable<void> Link::Impl::wait_until_wanted() {
     if (inbound_bytes < options.receive_queue_bytes) co_return;
     reader_waits = true;
   }
+  announce();
   // The cancellation is posted to this thread, so it cannot come before the wait.
   wanted.expires_at(asio::steady_timer::time_point::max());
   error_code cancelled;
@@ -366,9 +401,20 @@ asio::awaitable<void> Link::Impl::wait_until_wanted() {
 // Like asio::async_read, but every arrival of bytes counts as a sign of life, not only the last.
 asio::awaitable<void> Link::Impl::read_fully(MutableByteView into) {
   while (!into.empty()) {
-    const std::size_t bytes =
-        co_await socket.async_read_some(asio::buffer(into.data(), into.size()), use_awaitable);
-    last_received = std::chrono::steady_clock::now();
+    if (read_ahead.empty()) {
+      const bool is_short = into.size() < read_buffer.size();
+      const MutableByteView place = is_short ? MutableByteView(read_buffer) : into;
+      const std::size_t bytes = co_await socket.async_read_some(asio::buffer(place.data(), place.size()), use_awaitable);
+      last_received = std::chrono::steady_clock::now();
+      if (!is_short) {
+        into = into.subspan(bytes);
+        continue;
+      }
+      read_ahead = place.first(bytes);
+    }
+    const std::size_t bytes = std::min(into.size(), read_ahead.size());
+    std::ranges::copy(read_ahead.first(bytes), into.begin());
+    read_ahead = read_ahead.subspan(bytes);
     into = into.subspan(bytes);
   }
 }
@@ -397,6 +443,15 @@ void Link::Impl::deliver(Inbound input) {
     inbound_bytes += input.bytes;
     inbound.push_back(std::move(input));
   }
+}
+
+// Then the receiver is woken once for both: what comes together is taken together.
+bool Link::Impl::another_frame_is_here() const {
+  if (read_ahead.size() < session::kPrefixBytes) return false;
+  return read_ahead.size() >= session::sealed_frame_bytes(session::unverified_lengths(read_ahead.first(session::kPrefixBytes)));
+}
+
+void Link::Impl::announce() {
   readable.notify_one();
   notify_activity();
 }
@@ -440,6 +495,7 @@ void Link::Impl::go_down(const std::string& why) {
 
 bool Link::Impl::flush(std::chrono::nanoseconds timeout) {
   std::unique_lock lock(mutex);
+  start_writing();  // what waits for more
   flushed.wait_for(lock, timeout, [this] { return outbound_bytes == 0 || !can_send(); });
   return outbound_bytes == 0 && can_send();
 }
@@ -507,10 +563,12 @@ std::unique_ptr<Link> Link::connect(const Address& address, const session::Secre
   return std::unique_ptr<Link>(new Link(std::move(impl)));
 }
 
-bool Link::send(const Message& message, std::span<const ByteView> body) { return impl_->send(message, body); }
+bool Link::send(const Message& message, std::span<const ByteView> body, More more) {
+  return impl_->send(message, body, more);
+}
 
-bool Link::send(const Message& message, ByteView body) {
-  return impl_->send(message, std::span<const ByteView>(&body, 1));
+bool Link::send(const Message& message, ByteView body, More more) {
+  return impl_->send(message, std::span<const ByteView>(&body, 1), more);
 }
 
 std::optional<Received> Link::receive(std::chrono::nanoseconds timeout) { return impl_->receive(timeout); }

@@ -3,8 +3,9 @@
 // Each link has one I/O thread. send() encodes and encrypts on the caller's thread, straight from the
 // caller's memory into a send buffer: encryption is the slowest step of all (about 1.4 GB/s with
 // AES-256-GCM), so it runs beside the I/O thread's copying into the socket, and the body belongs to the
-// caller again when send() returns. A short message goes into the socket at once if it can, and wakes nobody. Receiving, the I/O thread decrypts each body into one contiguous buffer
-// that is moved, never copied, to the receiver. Both queues are bounded in bytes: a slow network blocks
+// caller again when send() returns. Short messages go into the socket at once if they can, and wake nobody; those that are
+// said to be followed by more go with these in one call. Receiving, the I/O thread decrypts each body into one contiguous
+// buffer that is moved, never copied, to the receiver, whom it wakes once for messages that came together. Both queues are bounded in bytes: a slow network blocks
 // send(), a slow receiver stops reading, and TCP carries that to the peer.
 //
 // Not a byte of the peer is parsed before it is authenticated (session/). What the messages mean is not known
@@ -55,6 +56,9 @@ struct LinkOptions {
   session::CipherSet ciphers = session::available_ciphers();
 };
 
+// Whether the same thread sends another message right after this one.
+enum class More { kNo, kYes };
+
 struct Received {
   Message message;
   Bytes body;  // body_length(message) bytes
@@ -73,9 +77,9 @@ class Link {
 
   // Blocks while the send queue is full. False: the link is down, the message is lost. The pieces of the body
   // must add up to body_length(message). Guest pages may change while they are sent: what arrives is then
-  // some mixture.
-  bool send(const Message& message, std::span<const ByteView> body);
-  bool send(const Message& message, ByteView body = {});
+  // some mixture. With More::kYes a short message may wait for the next one, or for flush().
+  bool send(const Message& message, std::span<const ByteView> body, More more = More::kNo);
+  bool send(const Message& message, ByteView body = {}, More more = More::kNo);
 
   // The next message in order; none: the time is over, or the link is down and everything was received.
   [[nodiscard]] std::optional<Received> receive(std::chrono::nanoseconds timeout);
@@ -95,7 +99,7 @@ class Link {
   [[nodiscard]] const std::string& peer_address() const;
   [[nodiscard]] session::Cipher cipher() const;
 
-  // Called on the link's thread whenever a message became receivable and when the link went down; called once
+  // Called on the link's thread whenever messages became receivable and when the link went down; called once
   // by this function itself (on the caller's thread) if either is so already. One thread can thus wait for
   // several links. The callback must not block, nor call this link.
   void set_activity_callback(std::function<void()> callback);

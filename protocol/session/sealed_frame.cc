@@ -141,6 +141,11 @@ void PieceCipher::rekey_when_due() {
   expand_key();
 }
 
+FrameLengths unverified_lengths(ByteView prefix) {
+  POLLUX_ASSERT(prefix.size() == kPrefixBytes);
+  return {load<std::uint32_t>(prefix.data()), load<std::uint32_t>(prefix.data() + 4)};
+}
+
 Sealer::Sealer(Cipher cipher, Secret key, std::uint64_t rekey_pieces)
     : cipher_(cipher, std::move(key), rekey_pieces) {}
 
@@ -181,9 +186,8 @@ void Opener::fail(const char* what) {
 
 FrameLengths Opener::begin(ByteView prefix) {
   POLLUX_ASSERT(expecting_ == Expecting::kPrefix && !failed_);
-  POLLUX_ASSERT(prefix.size() == kPrefixBytes);
+  lengths_ = unverified_lengths(prefix);
   std::ranges::copy(prefix, prefix_.begin());
-  lengths_ = {load<std::uint32_t>(prefix.data()), load<std::uint32_t>(prefix.data() + 4)};
   if (lengths_.header > limits_.header_bytes || lengths_.body > limits_.body_bytes) {
     fail("a frame is longer than allowed");
   }

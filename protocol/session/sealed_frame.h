@@ -53,6 +53,9 @@ struct FrameLengths {
   return kPrefixBytes + sealed_header_bytes(lengths.header) + sealed_body_bytes(lengths.body);
 }
 
+// What a prefix says, before anything vouches for it: it may be any lengths.
+[[nodiscard]] FrameLengths unverified_lengths(ByteView prefix);
+
 // One direction's key, cipher state and nonce.
 class PieceCipher {
  public:

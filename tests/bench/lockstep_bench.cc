@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <boost/json.hpp>
 #include <chrono>
 #include <condition_variable>
@@ -17,6 +18,7 @@
 #include <cstring>
 #include <fstream>
 #include <future>
+#include <iterator>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -279,11 +281,24 @@ Sample measure_protected(const Workload& workload, std::chrono::milliseconds tim
   return sample;
 }
 
+// Of one protected run to the unprotected ones right before and behind it.
+struct Ratios {
+  double median = 0;
+  double least = 0;
+  double most = 0;
+};
+
+Ratios ratios_of(std::vector<double> ratios) {
+  POLLUX_ASSERT(!ratios.empty());
+  std::ranges::sort(ratios);
+  return {ratios[ratios.size() / 2], ratios.front(), ratios.back()};
+}
+
 struct Row {
   const Workload* workload;
   std::uint64_t epoch_length;
   primary::CommitRule rule;
-  double normalized;  // time protected / time unprotected
+  Ratios normalized;  // time protected / time unprotected
   double epochs_per_second;
   std::uint64_t commit_us_p50;
   std::uint64_t lag_p50;
@@ -321,7 +336,7 @@ std::vector<Verdict> judge(const std::vector<Row>& rows) {
         continue;
       }
       if (const auto most = target.most_normalized) {
-        verdicts.push_back({&target, "normalized, at most", *most, row.normalized, row.normalized <= *most});
+        verdicts.push_back({&target, "normalized, at most", *most, row.normalized.median, row.normalized.median <= *most});
       }
       if (const auto least = target.least_fewer_bytes) {
         const double fewer = row.copy_bytes / row.log_bytes;
@@ -348,7 +363,9 @@ boost::json::object to_json(const Row& row) {
   return {{"workload", row.workload->name},
           {"epoch_length", row.epoch_length},
           {"commit", name_of(row.rule)},
-          {"normalized", row.normalized},
+          {"normalized", row.normalized.median},
+          {"normalized_least", row.normalized.least},
+          {"normalized_most", row.normalized.most},
           {"epochs_per_second", row.epochs_per_second},
           {"commit_latency_us_p50", row.commit_us_p50},
           {"lag_epochs_p50", row.lag_p50},
@@ -357,47 +374,75 @@ boost::json::object to_json(const Row& row) {
 }
 
 void print(const Row& row) {
-  fmt::print("{:<14} {:>9} {:<12} {:>10.2f} {:>9.0f} {:>10} {:>5} {:>11.0f} {:>11.0f} {:>8.1f}\n", row.workload->name,
-             row.epoch_length, name_of(row.rule), row.normalized, row.epochs_per_second, row.commit_us_p50, row.lag_p50,
-             row.log_bytes / 1024, row.copy_bytes / 1024, row.copy_bytes / row.log_bytes);
+  fmt::print("{:<14} {:>9} {:<12} {:>10.2f} {:>6.2f}-{:<6.2f} {:>9.0f} {:>10} {:>5} {:>11.0f} {:>11.0f} {:>8.1f}\n",
+             row.workload->name, row.epoch_length, name_of(row.rule), row.normalized.median, row.normalized.least,
+             row.normalized.most, row.epochs_per_second, row.commit_us_p50, row.lag_p50, row.log_bytes / 1024,
+             row.copy_bytes / 1024, row.copy_bytes / row.log_bytes);
   std::fflush(stdout);
 }
 
-std::vector<Row> measure(const Workload& workload, const std::vector<std::uint64_t>& lengths, std::chrono::milliseconds time) {
-  primary::PrimaryOptions copy;
-  copy.lockstep.epoch_length = kUnprotectedLength;
-  const double copied_per_unit = measure_protected(workload, time, copy).bytes_per_unit;
-  std::vector<Row> rows;
-  for (const std::uint64_t length : lengths) {
-    // Before and behind, since the host is not the same from second to second.
-    double unprotected = measure_unprotected(workload, time).units_per_second / 2;
-    std::vector<std::pair<primary::CommitRule, Sample>> samples;
-    for (const auto rule : {primary::CommitRule::kOnOutput, primary::CommitRule::kEveryEpoch}) {
+struct Effort {
+  std::chrono::milliseconds time;  // of one run, at least
+  std::size_t rounds;              // of runs, for each row
+};
+
+// By one commit rule at one epoch length.
+struct Runs {
+  primary::CommitRule rule;
+  std::vector<double> ratios;
+  Sample last;
+};
+
+// Protected and unprotected runs follow each other, since the host is not the same from second to second: each protected one
+// is compared with its neighbours, and what is told is the median.
+std::vector<Row> measure_length(const Workload& workload, std::uint64_t length, const Effort& effort, double copied_per_unit) {
+  const auto unprotected_rate = [&] { return measure_unprotected(workload, effort.time).units_per_second; };
+  std::vector<Runs> all{{primary::CommitRule::kOnOutput, {}, {}}, {primary::CommitRule::kEveryEpoch, {}, {}}};
+  double unprotected = 0;
+  double before = unprotected_rate();
+  for (std::size_t round = 0; round < effort.rounds; ++round) {
+    for (Runs& runs : all) {
       primary::PrimaryOptions options;
       options.strategy = protocol::Strategy::kLockstep;
       options.lockstep.epoch_length = {length};
-      options.lockstep.commit_rule = rule;
-      samples.emplace_back(rule, measure_protected(workload, time, options));
-    }
-    unprotected += measure_unprotected(workload, time).units_per_second / 2;
-    for (const auto& [rule, sample] : samples) {
-      rows.push_back({&workload, length, rule, unprotected / sample.units_per_second, sample.epochs_per_second,
-                      sample.summary.commit_latency_us.p50, sample.summary.lag_epochs.p50,
-                      sample.bytes_per_unit * unprotected, copied_per_unit * unprotected});
-      print(rows.back());
+      options.lockstep.commit_rule = runs.rule;
+      runs.last = measure_protected(workload, effort.time, options);
+      const double behind = unprotected_rate();
+      unprotected = (before + behind) / 2;
+      runs.ratios.push_back(unprotected / runs.last.units_per_second);
+      before = behind;
     }
   }
+  std::vector<Row> rows;
+  for (const Runs& runs : all) {
+    rows.push_back({&workload, length, runs.rule, ratios_of(runs.ratios), runs.last.epochs_per_second,
+                    runs.last.summary.commit_latency_us.p50, runs.last.summary.lag_epochs.p50,
+                    runs.last.bytes_per_unit * unprotected, copied_per_unit * unprotected});
+    print(rows.back());
+  }
+  return rows;
+}
+
+std::vector<Row> measure(const Workload& workload, const std::vector<std::uint64_t>& lengths, const Effort& effort) {
+  primary::PrimaryOptions copy;
+  copy.lockstep.epoch_length = kUnprotectedLength;
+  const double copied_per_unit = measure_protected(workload, effort.time, copy).bytes_per_unit;
+  std::vector<Row> rows;
+  for (const std::uint64_t length : lengths) std::ranges::move(measure_length(workload, length, effort, copied_per_unit), std::back_inserter(rows));
   return rows;
 }
 
 int run(int argc, char** argv) {
   CLI::App app("How much longer guests take in lockstep than unprotected, on /dev/kvm, and what goes over the link.");
   std::string json_path;
-  std::uint64_t time_ms = 2000;
+  std::uint64_t time_ms = 1000;
+  std::size_t rounds = 5;
   std::vector<std::uint64_t> lengths{1'000, 4'000, 16'000, 64'000, 256'000, 1'000'000};
   std::vector<std::string> names;
   app.add_option("--json", json_path, "also write the table to this file");
-  app.add_option("--time-ms", time_ms, "at least so long is measured for each row")->capture_default_str();
+  app.add_option("--time-ms", time_ms, "at least so long is measured in each run")
+      ->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--rounds", rounds, "runs for each row, between unprotected ones")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--epoch-length", lengths, "rows for each");
   app.add_option("--workload", names, "only these: compute, memory-writer, disk-write, disk-read, network");
   CLI11_PARSE(app, argc, argv);
@@ -408,15 +453,16 @@ int run(int argc, char** argv) {
   }
   protocol::session::initialize_crypto();
 
-  fmt::print("normalized: time in lockstep / time unprotected (epoch length {}). Times in us; KiB in a second of guest time,\n"
-             "of everything on the link in lockstep and under copy (its default epochs), and how many times less.\n",
-             kUnprotectedLength.sites);
-  fmt::print("{:<14} {:>9} {:<12} {:>10} {:>9} {:>10} {:>5} {:>11} {:>11} {:>8}\n", "workload", "epoch", "commit", "normalized",
-             "epochs/s", "commit p50", "lag", "log KiB/s", "copy KiB/s", "less");
+  fmt::print("normalized: time in lockstep / time unprotected (epoch length {}), the median of {} and the range. Times in us;\n"
+             "KiB in a second of guest time, of everything on the link in lockstep and under copy (its default epochs), and how\n"
+             "many times less.\n",
+             kUnprotectedLength.sites, rounds);
+  fmt::print("{:<14} {:>9} {:<12} {:>10} {:>13} {:>9} {:>10} {:>5} {:>11} {:>11} {:>8}\n", "workload", "epoch", "commit",
+             "normalized", "range", "epochs/s", "commit p50", "lag", "log KiB/s", "copy KiB/s", "less");
   std::vector<Row> rows;
   for (const Workload& workload : kWorkloads) {
     if (!names.empty() && std::find(names.begin(), names.end(), workload.name) == names.end()) continue;
-    for (const Row& row : measure(workload, lengths, std::chrono::milliseconds(time_ms))) rows.push_back(row);
+    for (const Row& row : measure(workload, lengths, {std::chrono::milliseconds(time_ms), rounds})) rows.push_back(row);
   }
   const std::vector<Verdict> verdicts = judge(rows);
   fmt::print("\nTargets:\n");

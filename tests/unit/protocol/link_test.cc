@@ -14,11 +14,13 @@
 #include <functional>
 #include <future>
 #include <mutex>
+#include <random>
 #include <thread>
 #include <utility>
 
 #include "base/fd.h"
 #include "protocol/session/sealed_frame.h"
+#include "tests/support/eventually.h"
 
 namespace pollux::protocol {
 namespace {
@@ -248,6 +250,75 @@ TEST_F(LinkTest, TheCallbackTellsOfMessagesAndOfTheEnd) {
   EXPECT_TRUE(wait_for_call(2));
   EXPECT_FALSE(to_primary_->is_up());
   to_primary_->set_activity_callback(nullptr);
+}
+
+TEST_F(LinkTest, MessagesThatComeTogetherAreToldOfOnce) {
+  join();
+  std::atomic<unsigned> calls = 0;
+  to_primary_->set_activity_callback([&] { ++calls; });
+  to_backup_->send(EpochOpen{{1}}, ByteView(), More::kYes);
+  to_backup_->send(Heartbeat{1}, ByteView(), More::kYes);
+  to_backup_->send(Heartbeat{2});
+  EXPECT_TRUE(testing::eventually([&] { return calls > 0; }));
+  for (const Message& expected : {Message(EpochOpen{{1}}), Message(Heartbeat{1}), Message(Heartbeat{2})}) {
+    const auto received = to_primary_->receive(0s);
+    ASSERT_TRUE(received);
+    EXPECT_EQ(received->message, expected);
+  }
+  to_backup_->send(Heartbeat{3});
+  EXPECT_TRUE(testing::eventually([&] { return calls > 1; }));
+  EXPECT_EQ(calls, 2u);
+  to_primary_->set_activity_callback(nullptr);
+}
+
+// The last of many is followed by nothing.
+TEST_F(LinkTest, ManyThatAreSaidToBeFollowedArrive) {
+  join();
+  constexpr std::uint64_t kCount = 10'000;
+  auto sender = std::async(std::launch::async, [&] {
+    for (std::uint64_t i = 1; i <= kCount; ++i) to_backup_->send(Heartbeat{i}, ByteView(), More::kYes);
+    return to_backup_->flush(kPatience);
+  });
+  for (std::uint64_t i = 1; i <= kCount; ++i) {
+    const auto received = to_primary_->receive(kPatience);
+    ASSERT_TRUE(received);
+    EXPECT_EQ(received->message, Message(Heartbeat{i}));
+  }
+  EXPECT_TRUE(sender.get());
+}
+
+TEST_F(LinkTest, WhatWaitsForMoreMakesRoomForIt) {
+  LinkOptions small;
+  small.send_queue_bytes = 1;
+  join(small);
+  EXPECT_TRUE(to_backup_->send(Heartbeat{1}, ByteView(), More::kYes));
+  EXPECT_TRUE(to_backup_->send(Heartbeat{2}));
+  EXPECT_TRUE(to_primary_->receive(kPatience));
+  EXPECT_TRUE(to_primary_->receive(kPatience));
+}
+
+// Shorter and longer than what is written at once and read ahead, by themselves and together.
+TEST_F(LinkTest, BodiesOfAnyLengthArriveInAnyCompany) {
+  join();
+  constexpr unsigned kCount = 500;
+  std::minstd_rand random(1);
+  std::vector<std::uint32_t> lengths(kCount);
+  for (auto& length : lengths) length = static_cast<std::uint32_t>(1 + random() % (1UL << (random() % 17)));
+  const Bytes content = pattern(std::size_t{2} << 16, 0);
+  const auto body = [&](unsigned i) { return ByteView(content).subspan(i, lengths[i]); };
+  auto sender = std::async(std::launch::async, [&] {
+    for (unsigned i = 0; i < kCount; ++i) {
+      to_backup_->send(EpochInputs{{i}, lengths[i]}, body(i), random() % 2 == 0 ? More::kYes : More::kNo);
+    }
+    return to_backup_->flush(kPatience);
+  });
+  for (unsigned i = 0; i < kCount; ++i) {
+    const auto received = to_primary_->receive(kPatience);
+    ASSERT_TRUE(received);
+    EXPECT_EQ(received->message, Message(EpochInputs{{i}, lengths[i]}));
+    EXPECT_TRUE(std::ranges::equal(received->body, body(i))) << i;
+  }
+  EXPECT_TRUE(sender.get());
 }
 
 TEST_F(LinkTest, ACallbackSetLateIsCalledAtOnce) {
