@@ -1,6 +1,7 @@
 #include "backup/applier.h"
 
 #include "base/error.h"
+#include "base/thread_name.h"
 
 namespace pollux::backup {
 
@@ -40,6 +41,7 @@ bool Applier::drain() {
 }
 
 void Applier::run() {
+  name_this_thread("applier");
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [&] { return stopping_ || !jobs_.empty(); });

@@ -1,6 +1,7 @@
 #include "primary/image_writer.h"
 
 #include "base/error.h"
+#include "base/thread_name.h"
 
 namespace pollux::primary {
 
@@ -42,6 +43,7 @@ void ImageWriter::abandon() {
 }
 
 void ImageWriter::run() {
+  name_this_thread("image writer");
   for (;;) {
     std::shared_ptr<const HeldEpoch> epoch;
     {

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/thread_name.h"
+
 namespace pollux::primary {
 
 using vmm::Gfn;
@@ -54,6 +56,7 @@ std::vector<Gfn> JoinerSync::take_changed() {
 }
 
 void JoinerSync::run() {
+  name_this_thread("joiner sync");
   pool_.touch();
   try {
     stage_ = send_until_little_is_left() ? Stage::kNearlyDone : Stage::kFailed;

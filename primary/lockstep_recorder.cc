@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/thread_name.h"
 
 namespace pollux::primary {
 
@@ -20,6 +21,7 @@ Interrupter::Interrupter(vmm::DeterministicMachine& machine, EngineMailbox& mail
     : machine_(machine), mailbox_(mailbox), thread_([this](const std::stop_token& stop) { run(stop); }) {}
 
 void Interrupter::run(const std::stop_token& stop) {
+  name_this_thread("interrupter");
   std::uint64_t seen = mailbox_.urgent();
   while (!stop.stop_requested()) {
     seen = mailbox_.wait_for_urgent(seen, kTurnInterval, stop);

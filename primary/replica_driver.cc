@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/thread_name.h"
 #include "primary/parcels.h"
 
 namespace pollux::primary {
@@ -125,6 +126,7 @@ void ReplicaDriver::stop() {
 }
 
 void ReplicaDriver::run() {
+  name_this_thread("replica driver");
   TimePoint last_turn = now();
   for (;;) {
     bool activity = false;

@@ -1,6 +1,7 @@
 #include "primary/shipper.h"
 
 #include "base/error.h"
+#include "base/thread_name.h"
 
 namespace pollux::primary {
 namespace {
@@ -77,6 +78,7 @@ void Shipper::wait_until_closed(std::chrono::milliseconds timeout) {
 }
 
 void Shipper::run() {
+  name_this_thread("shipper");
   std::unique_lock lock(mutex_);
   while (!closed_) {
     changed_.wait(lock, [&] { return closed_ || closing_ || !queue_.empty(); });

@@ -27,6 +27,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/thread_name.h"
 #include "protocol/session/sealed_frame.h"
 
 namespace pollux::protocol {
@@ -226,7 +227,10 @@ void Link::Impl::start() {
   last_received = std::chrono::steady_clock::now();
   work.emplace(io.get_executor());
   asio::co_spawn(io, read_loop(), asio::detached);
-  thread = std::thread([this] { io.run(); });
+  thread = std::thread([this] {
+    name_this_thread("link");
+    io.run();
+  });
 }
 
 // Sending.
@@ -745,7 +749,10 @@ Listener::Listener(const Address& address, const session::SecretKey& own,
     : impl_(std::make_unique<Impl>(own, std::move(accepted), options)) {
   impl_->bind(address);
   asio::co_spawn(impl_->io, impl_->accept_loop(), asio::detached);
-  impl_->thread = std::thread([this] { impl_->io.run(); });
+  impl_->thread = std::thread([this] {
+    name_this_thread("listener");
+    impl_->io.run();
+  });
 }
 
 Listener::~Listener() = default;

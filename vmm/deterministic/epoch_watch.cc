@@ -1,12 +1,11 @@
 #include "vmm/deterministic/epoch_watch.h"
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <ctime>
 #include <utility>
 
 #include "base/error.h"
+#include "base/thread_name.h"
 
 namespace pollux::vmm {
 namespace {
@@ -53,7 +52,7 @@ void EpochWatch::count() {
 }
 
 void EpochWatch::take_turns(const std::stop_token& stop) {
-  ::pthread_setname_np(::pthread_self(), "epoch watch");
+  name_this_thread("epoch watch");
   std::uint64_t last = 0;
   std::unique_lock lock(mutex_);
   while (!stop.stop_requested()) {

@@ -1,8 +1,7 @@
 #include "vmm/deterministic/free_runner.h"
 
-#include <pthread.h>
-
 #include "base/error.h"
+#include "base/thread_name.h"
 #include "vmm/kvm/kick_signal.h"
 
 namespace pollux::vmm {
@@ -39,7 +38,7 @@ void FreeRunner::wait_parked() {
 
 void FreeRunner::main() {
   kvm::accept_only_kicks();
-  ::pthread_setname_np(::pthread_self(), "vcpu 0");
+  name_this_thread("vcpu 0");
   std::unique_lock lock(mutex_);
   for (;;) {
     while (run_) {
