@@ -1,10 +1,9 @@
 #include "vmm/deterministic/digest.h"
 
 #include <fmt/format.h>
-
-// All of it in this file: calls through the library cost as much as hashing a register file.
-#define XXH_INLINE_ALL
 #include <xxhash.h>
+// Replaces some of its functions: these use the widest registers that the processor has.
+#include <xxh_x86dispatch.h>
 
 #include <algorithm>
 #include <array>
