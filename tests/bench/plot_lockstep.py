@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""Draws build/bench/lockstep.json: a panel for each workload, time in lockstep / time unprotected over the epoch length.
+"""Draws build/bench/lockstep.json: a panel for each workload, time in lockstep / time unprotected over the epoch length;
+points are medians, bars ranges.
 
 usage: plot_lockstep.py lockstep.json lockstep.svg"""
 import json
@@ -10,6 +11,8 @@ from html import escape
 PANEL_WIDTH, PANEL_HEIGHT, MARGIN, GAP = 250, 260, 56, 34
 RULES = {"on-output": ("#1f5fa8", ""), "every-epoch": ("#c05a00", "6 4")}
 TOP = 70
+LEAST_SHOWN = 0.9
+LEGEND_WIDTH = 960
 
 
 class Axis:
@@ -44,7 +47,7 @@ def ticks(highest: float) -> list[float]:
 def panel(name: str, rows: list[dict], left: float, highest: float) -> list[str]:
     lengths = sorted({row["epoch_length"] for row in rows})
     x = Axis(lengths, left, left + PANEL_WIDTH)
-    y = Axis([0.9, highest], TOP + PANEL_HEIGHT, TOP)
+    y = Axis([LEAST_SHOWN, highest], TOP + PANEL_HEIGHT, TOP)
     out = [text(left + PANEL_WIDTH / 2, TOP - 14, name, size=14, weight="bold")]
     for value in ticks(highest):
         out.append(line(left, y.at(value), left + PANEL_WIDTH, y.at(value), "#888" if value == 1 else "#e4e4e4"))
@@ -52,8 +55,11 @@ def panel(name: str, rows: list[dict], left: float, highest: float) -> list[str]
     for length in lengths:
         out.append(text(x.at(length), TOP + PANEL_HEIGHT + 18, short(length)))
     for rule, (color, dashes) in RULES.items():
-        points = [(x.at(row["epoch_length"]), y.at(max(row["normalized"], 0.9)))
-                  for row in sorted(rows, key=lambda row: row["epoch_length"]) if row["commit"] == rule]
+        of_rule = [row for row in sorted(rows, key=lambda row: row["epoch_length"]) if row["commit"] == rule]
+        place = {kind: [(x.at(row["epoch_length"]), y.at(min(max(row[kind], LEAST_SHOWN), highest))) for row in of_rule]
+                 for kind in ("normalized", "normalized_least", "normalized_most")}
+        points = place["normalized"]
+        out += [line(px, low, px, high, color) for (px, low), (_, high) in zip(place["normalized_least"], place["normalized_most"])]
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
         out.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dashes}"/>')
         out += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{color}"/>' for px, py in points]
@@ -66,14 +72,14 @@ def legend(left: float) -> list[str]:
         out.append(f'<line x1="{left}" y1="22" x2="{left + 34}" y2="22" stroke="{color}" stroke-width="2" stroke-dasharray="{dashes}"/>')
         out.append(text(left + 40, 26, f"--commit {rule}", size=12, anchor="start"))
         left += 190
-    out.append(text(left, 26, "time in lockstep / time unprotected, over the epoch length (counted sites)", size=12, anchor="start"))
+    out.append(text(left, 26, "time in lockstep / time unprotected (median and range), over the epoch length (counted sites)", size=12, anchor="start"))
     return out
 
 
 def draw(rows: list[dict]) -> str:
     names = list(dict.fromkeys(row["workload"] for row in rows))
-    highest = max(max(row["normalized"] for row in rows), 2)
-    width = MARGIN + len(names) * (PANEL_WIDTH + GAP + MARGIN)
+    highest = max(max(row["normalized_most"] for row in rows), 2)
+    width = max(MARGIN + len(names) * (PANEL_WIDTH + GAP + MARGIN), LEGEND_WIDTH)
     height = TOP + PANEL_HEIGHT + 40
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
            'font-family="sans-serif">', f'<rect width="{width}" height="{height}" fill="white"/>', *legend(MARGIN)]
