@@ -46,9 +46,7 @@ void EngineMailbox::dropped(BackupId backup) {
 void EngineMailbox::unprotected() {
   const std::lock_guard lock(mutex_);
   unprotected_ = true;
-  ++urgent_;
-  urgent_changed_.notify_all();
-  changed_.notify_all();
+  tell_urgent();
 }
 
 void EngineMailbox::replicating() {
@@ -79,9 +77,7 @@ void EngineMailbox::set_undecided(bool undecided) {
 void EngineMailbox::set_held(bool held) {
   const std::lock_guard lock(mutex_);
   held_ = held;
-  ++urgent_;
-  urgent_changed_.notify_all();
-  changed_.notify_all();
+  tell_urgent();
 }
 
 bool EngineMailbox::request_handover(BackupId to) {
@@ -89,26 +85,20 @@ bool EngineMailbox::request_handover(BackupId to) {
   if (handover_ || closed_) return false;
   handover_ = to;
   outcome_.reset();
-  ++urgent_;
-  urgent_changed_.notify_all();
-  changed_.notify_all();
+  tell_urgent();
   return true;
 }
 
 void EngineMailbox::stop() {
   const std::lock_guard lock(mutex_);
   stopping_ = true;
-  ++urgent_;
-  urgent_changed_.notify_all();
-  changed_.notify_all();
+  tell_urgent();
 }
 
 void EngineMailbox::fail() {
   const std::lock_guard lock(mutex_);
   stopping_ = failed_ = true;
-  ++urgent_;
-  urgent_changed_.notify_all();
-  changed_.notify_all();
+  tell_urgent();
 }
 
 bool EngineMailbox::failed() const {
@@ -201,9 +191,7 @@ void EngineMailbox::executed(EpochId epoch) {
 void EngineMailbox::heal(HealRequest request) {
   const std::lock_guard lock(mutex_);
   heals_.insert_or_assign(request.backup, std::move(request));
-  ++urgent_;
-  urgent_changed_.notify_all();
-  changed_.notify_all();
+  tell_urgent();
 }
 
 void EngineMailbox::forget_heal(BackupId backup) {
@@ -248,6 +236,13 @@ std::vector<HealRequest> EngineMailbox::take_heals() {
   for (auto& [backup, request] : heals_) requests.push_back(std::move(request));
   heals_.clear();
   return requests;
+}
+
+// With the lock held.
+void EngineMailbox::tell_urgent() {
+  ++urgent_;
+  urgent_changed_.notify_all();
+  changed_.notify_all();
 }
 
 std::uint64_t EngineMailbox::urgent() const {

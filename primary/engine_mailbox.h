@@ -120,6 +120,8 @@ class EngineMailbox {
   std::optional<HandoverOutcome> wait_for_handover(std::chrono::nanoseconds timeout);
 
  private:
+  void tell_urgent();
+
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::condition_variable urgent_changed_;  // by itself: whoever waits for it is not woken by every commit

@@ -128,7 +128,7 @@ class EpochEngine {
   // Returns the state at its end, if that was saved.
   std::shared_ptr<const Bytes> close_lockstep_epoch(State saved = State::kIfNeeded);
   [[nodiscard]] bool may_finish_joiner() const;
-  [[nodiscard]] bool may_stay_here(const HeldEpoch& held) const;
+  [[nodiscard]] bool may_wait_in_batch(const HeldEpoch& held) const;
   void send_batch();
   std::vector<Parcel> input_parcels(const LockstepRecorder::Record& record, bool flushed);
   void ship_heal(const HealRequest& request, const std::shared_ptr<const Bytes>& state);
@@ -148,7 +148,8 @@ class EpochEngine {
   bool given_up_ = false;
   std::unique_ptr<LockstepRecorder> recorder_;  // while protected in lockstep
   // Records of closed epochs for which nobody waits yet: waking the threads that carry them costs as much as a short epoch
-  // takes. None is older than kLongestUnsent, or when the next epoch takes longer than expected than the Interrupter's turn.
+  // takes. None waits longer than kLongestUnsent, or, if the next epoch takes longer than the last one did, than the
+  // Interrupter's interval.
   struct Batch {
     std::vector<protocol::primary::Event> closed;
     std::vector<Parcel> parcels;

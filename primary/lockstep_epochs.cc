@@ -19,15 +19,16 @@ using vmm::MachineExit;
 
 namespace {
 
-constexpr auto kPollInterval = 20ms;  // of conditions that the mailbox does not tell
+constexpr auto kPollInterval = 20ms;  // of conditions that the mailbox does not announce
 constexpr auto kLongestUnsent = 5ms;
+constexpr const char* kStuck = "the guest does not end its epochs";
 
 static_assert(vmm::kMaxEpochInputsBytes <= protocol::kMaxInputBytesPerEpoch);
 static_assert(vmm::kMaxDeterministicStateBytes <= protocol::kMaxStateBytes);
 
 }  // namespace
 
-// One epoch, or a part of it; or the loss of protection.
+// Runs one epoch, or a part of one; returns early when protection was lost.
 std::optional<MachineExit> EpochEngine::run_lockstep() {
   if (auto exit = wait(0ms)) return exit;
   if (!recorder_->under_way()) {
@@ -39,7 +40,7 @@ std::optional<MachineExit> EpochEngine::run_lockstep() {
       send_batch();  // the epoch takes longer than the one before, so what was to go out with it does not wait any more
       return std::nullopt;
     case LockstepRecorder::Ran::kStuck:
-      return MachineExit{vmm::ExitReason::kCrash, "the guest does not end its epochs"};
+      return MachineExit{vmm::ExitReason::kCrash, kStuck};
     case LockstepRecorder::Ran::kEpochEnd: break;
   }
   const auto& exit = options_.deterministic->exit();
@@ -52,13 +53,14 @@ std::optional<MachineExit> EpochEngine::run_lockstep() {
   return std::nullopt;
 }
 
-// Commits must come soon for it, since the guest stands still so long: not while a backup is to be healed, and not again while
-// what it was tried for is not committed.
+// The guest stands still until the epoch that ends the sync is committed, so it is tried only when commits are quick: not while
+// a backup is to be healed, nor before the epoch of the last attempt is committed.
 bool EpochEngine::may_finish_joiner() const {
   return joiner_ && joiner_->is_nearly_done() && !mailbox_.has_heals() && mailbox_.committed() >= joiner_tried_at_;
 }
 
-// The guest stands at an epoch's end: everything that wants it there has its turn, and the backups their time.
+// The guest stands at an epoch's end: orders, joiners and the loss of protection are seen to, and the backups waited for as long
+// as the rules demand.
 std::optional<MachineExit> EpochEngine::wait_between_epochs() {
   said_awaited_ = nullptr;
   awaited_since_ = Clock::now();
@@ -90,10 +92,10 @@ std::optional<MachineExit> EpochEngine::wait_between_epochs() {
   }
 }
 
-// The first that the backups have not done yet; nothing: the guest may run.
+// The first thing that the guest must wait for; nothing: it may run.
 std::optional<EpochEngine::Awaited> EpochEngine::awaited_progress() const {
   const std::uint64_t max_lag = options_.lockstep.max_lag;
-  // Before another is closed there may be max_lag - 1.
+  // At most max_lag - 1 before another is closed, and so max_lag after it.
   const EpochId oldest{closed_.value >= max_lag ? closed_.value - max_lag + 1 : 0};
   const EpochId none{0};
   const bool every = options_.lockstep.commit_rule == CommitRule::kEveryEpoch;
@@ -115,9 +117,10 @@ void EpochEngine::say_heal_waits(protocol::BackupId backup) {
   spdlog::warn("backup {}: diverged: healed when the guest runs again", to_string(backup));
 }
 
-// A heal takes the end of another epoch, whatever else the guest waits for: commits may wait for the heal. But backups that
-// diverge again and again must not lead to ever more epochs while a commit does not come for another reason. So each is healed
-// once beyond max_lag; it has acknowledged more than is committed then, and is not what commits wait for.
+// A heal takes the end of one more epoch, even while the guest waits for something else, which may be a commit that waits for the
+// heal. But backups that diverge again and again must not lead to ever more epochs while a commit does not come for another
+// reason. So each is healed at most once beyond max_lag: it has acknowledged more than is committed then, and is not what
+// commits wait for.
 bool EpochEngine::may_heal_now() const {
   const EpochId limit{mailbox_.committed().value + options_.lockstep.max_lag};
   if (closed_ < limit) return mailbox_.has_heals();
@@ -127,7 +130,7 @@ bool EpochEngine::may_heal_now() const {
   });
 }
 
-// A little; a wait that lasts is told of.
+// For a short time, after which the caller looks again. A wait that lasts is logged once.
 void EpochEngine::wait_for(const Awaited& awaited) {
   constexpr auto kLasts = 1s;
   if (said_awaited_ != awaited.what && Clock::now() - awaited_since_ > kLasts) {
@@ -136,19 +139,19 @@ void EpochEngine::wait_for(const Awaited& awaited) {
   }
   if (mailbox_.has_heals()) {  // they wait, too: for the commit
     (void)mailbox_.wait_for_commit(mailbox_.committed().next(), kPollInterval);
-  } else if (mailbox_.has_progressed(awaited.committed, awaited.executed)) {  // what is let out is on its way to an image
+  } else if (mailbox_.has_progressed(awaited.committed, awaited.executed)) {  // what was let out has not reached an image yet
     mailbox_.wait_for_news(1ms);
   } else {
     (void)mailbox_.wait_for_progress(awaited.committed, awaited.executed, kPollInterval);
   }
 }
 
-// The end of the epoch under way, for a machine that ends. Nothing: it is closed.
+// Ends and closes the epoch under way, for a machine that ends. An exit: the guest is stuck.
 std::optional<MachineExit> EpochEngine::end_lockstep_epoch() {
   for (;;) {
     switch (recorder_->run(options_.lockstep.epoch_length)) {
       case LockstepRecorder::Ran::kStopped: continue;
-      case LockstepRecorder::Ran::kStuck: return MachineExit{vmm::ExitReason::kCrash, "stuck"};
+      case LockstepRecorder::Ran::kStuck: return MachineExit{vmm::ExitReason::kCrash, kStuck};
       case LockstepRecorder::Ran::kEpochEnd: close_lockstep_epoch(); return std::nullopt;
     }
   }
@@ -176,7 +179,7 @@ std::shared_ptr<const Bytes> EpochEngine::close_lockstep_epoch(State saved) {
   for (const HealRequest& request : heals) batch_.closed.push_back(protocol::primary::HealBegun{request.backup, epoch});
   batch_.closed.push_back(protocol::primary::EpochClosed{epoch, held->flushed});
   std::ranges::move(input_parcels(record, held->flushed), std::back_inserter(batch_.parcels));
-  if (state || !may_stay_here(*held)) send_batch();
+  if (state || !may_wait_in_batch(*held)) send_batch();
   for (const HealRequest& request : heals) ship_heal(request, state);
   closed_ = epoch;
   statistics_.epoch_closed({epoch, Clock::now() - ended_at, record.changed_pages, bytes_});
@@ -185,15 +188,16 @@ std::shared_ptr<const Bytes> EpochEngine::close_lockstep_epoch(State saved) {
   return state;
 }
 
-// Nobody waits for its commit, and the next one is over soon.
-bool EpochEngine::may_stay_here(const HeldEpoch& held) const {
+// Nobody waits for this epoch's commit, and the next one is expected to end before the oldest in the batch has waited too long.
+bool EpochEngine::may_wait_in_batch(const HeldEpoch& held) const {
   if (options_.lockstep.commit_rule == CommitRule::kEveryEpoch || recorder_->guest_waits()) return false;
   const bool awaited = held.emitted_bytes > 0 || held.flushed;
   return !awaited && Clock::now() + recorder_->last_epoch_time() < batch_.since + kLongestUnsent;
 }
 
-// To every backup that is not healed instead.
+// To every backup, but for one that gets a record that heals for this epoch.
 void EpochEngine::send_batch() {
+  if (batch_.closed.empty()) return;
   // Before a close is on its way: its acknowledgement must find the epoch closed.
   for (const protocol::primary::Event& event : batch_.closed) replica_.post_quietly(event);
   for (const SyncTarget& backup : backups_) {

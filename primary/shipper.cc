@@ -22,9 +22,18 @@ Shipper::~Shipper() {
   thread_.join();
 }
 
-void Shipper::push(Parcel parcel) { push(std::span(&parcel, 1)); }
+void Shipper::push(Parcel parcel) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_ || closing_) return;
+    POLLUX_ASSERT(queue_.size() < kMaxQueuedParcels);
+    queue_.push_back(std::move(parcel));
+  }
+  changed_.notify_all();
+}
 
 void Shipper::push(std::span<const Parcel> parcels) {
+  if (parcels.empty()) return;
   {
     const std::lock_guard lock(mutex_);
     if (closed_ || closing_) return;

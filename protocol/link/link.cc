@@ -47,10 +47,11 @@ constexpr std::size_t kMaxUnacceptedLinks = 8;
 // steadily.
 constexpr std::size_t kMaxBatchFrames = 32;
 constexpr std::size_t kMaxBatchBytes = 1 << 20;
-// What is queued and as short as this is given to the kernel by its sender: the I/O thread need not wake. More is left to it,
-// so that the sender can seal the next frame meanwhile.
+// If all that is queued is at most so long, the sender itself writes it to the socket, and the I/O thread need not wake. More
+// is left to that thread, so that the sender can seal the next frame meanwhile.
 constexpr std::size_t kWrittenAtOnceBytes = 16 << 10;
-// What is shorter is read together with what follows it; what is longer, straight to where it belongs.
+// A read of fewer bytes than this fills the read buffer, with whatever follows on the socket; a longer one reads straight
+// into its destination.
 constexpr std::size_t kReadAheadBytes = 16 << 10;
 // Buffers of frames longer than this are kept and used again.
 constexpr std::size_t kSmallFrameBytes = 64 << 10;
@@ -61,13 +62,12 @@ constexpr std::size_t kMaxFrameBytes = session::sealed_frame_bytes({kMaxHeaderBy
 
 // A sealed frame on its way to the socket. Not Bytes: those would be filled with zeros first.
 struct Frame {
-  [[nodiscard]] asio::const_buffer unwritten() const { return {bytes.get() + written, left()}; }
-
   std::unique_ptr<std::byte[]> bytes;
   std::size_t capacity = 0;
   std::size_t size = 0;
   std::size_t written = 0;
   [[nodiscard]] std::size_t left() const { return size - written; }
+  [[nodiscard]] asio::const_buffer unwritten() const { return {bytes.get() + written, left()}; }
 };
 
 std::string describe(const tcp::endpoint& endpoint) {
@@ -319,6 +319,7 @@ void Link::Impl::write_at_once() {
     outbound.pop_front();
   }
   if (!outbound.empty()) outbound.front().written += taken;
+  if (outbound_bytes == 0) flushed.notify_all();
 }
 
 // Under the mutex.
@@ -442,14 +443,12 @@ asio::awaitable<Link::Impl::Inbound> Link::Impl::read_frame() {
 }
 
 void Link::Impl::deliver(Inbound input) {
-  {
-    const std::lock_guard lock(mutex);
-    inbound_bytes += input.bytes;
-    inbound.push_back(std::move(input));
-  }
+  const std::lock_guard lock(mutex);
+  inbound_bytes += input.bytes;
+  inbound.push_back(std::move(input));
 }
 
-// Then the receiver is woken once for both: what comes together is taken together.
+// A whole one: the receiver is woken after it, once for all that came together.
 bool Link::Impl::another_frame_is_here() const {
   if (read_ahead.size() < session::kPrefixBytes) return false;
   return read_ahead.size() >= session::sealed_frame_bytes(session::unverified_lengths(read_ahead.first(session::kPrefixBytes)));
@@ -499,8 +498,10 @@ void Link::Impl::go_down(const std::string& why) {
 
 bool Link::Impl::flush(std::chrono::nanoseconds timeout) {
   std::unique_lock lock(mutex);
-  start_writing();  // what waits for more
-  flushed.wait_for(lock, timeout, [this] { return outbound_bytes == 0 || !can_send(); });
+  flushed.wait_for(lock, timeout, [this] {
+    start_writing();  // what waits for more
+    return outbound_bytes == 0 || !can_send();
+  });
   return outbound_bytes == 0 && can_send();
 }
 

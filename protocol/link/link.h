@@ -1,12 +1,12 @@
 // An authenticated, encrypted, ordered connection between two replicas over TCP.
 //
-// Each link has one I/O thread. send() encodes and encrypts on the caller's thread, straight from the
-// caller's memory into a send buffer: encryption is the slowest step of all (about 1.4 GB/s with
-// AES-256-GCM), so it runs beside the I/O thread's copying into the socket, and the body belongs to the
-// caller again when send() returns. Short messages go into the socket at once if they can, and wake nobody; those that are
-// said to be followed by more go with these in one call. Receiving, the I/O thread decrypts each body into one contiguous
-// buffer that is moved, never copied, to the receiver, whom it wakes once for messages that came together. Both queues are bounded in bytes: a slow network blocks
-// send(), a slow receiver stops reading, and TCP carries that to the peer.
+// Each link has one I/O thread. send() encodes and encrypts on the caller's thread, straight from the caller's memory into a
+// send buffer: encryption is the slowest step of all (about 1.4 GB/s with AES-256-GCM), so it runs beside the I/O thread's
+// copying into the socket, and the body belongs to the caller again when send() returns. Short messages go into the socket at
+// once if they can, and wake nobody; those that are said to be followed by more go with these in one call. Receiving, the I/O
+// thread decrypts each body into one contiguous buffer that is moved, never copied, to the receiver, whom it wakes once for
+// messages that came together. Both queues are bounded in bytes: a slow network blocks send(), a slow receiver stops reading,
+// and TCP carries that to the peer.
 //
 // Not a byte of the peer is parsed before it is authenticated (session/). What the messages mean is not known
 // here.
@@ -56,7 +56,8 @@ struct LinkOptions {
   session::CipherSet ciphers = session::available_ciphers();
 };
 
-// Whether the same thread sends another message right after this one.
+// Whether the same thread sends another message, or calls flush(), right after this one: without that, a message sent with kYes
+// may lie in the queue for ever.
 enum class More { kNo, kYes };
 
 struct Received {
@@ -77,7 +78,7 @@ class Link {
 
   // Blocks while the send queue is full. False: the link is down, the message is lost. The pieces of the body
   // must add up to body_length(message). Guest pages may change while they are sent: what arrives is then
-  // some mixture. With More::kYes a short message may wait for the next one, or for flush().
+  // some mixture.
   bool send(const Message& message, std::span<const ByteView> body, More more = More::kNo);
   bool send(const Message& message, ByteView body = {}, More more = More::kNo);
 

@@ -19,6 +19,7 @@
 #include <fstream>
 #include <future>
 #include <iterator>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -281,27 +282,32 @@ Sample measure_protected(const Workload& workload, std::chrono::milliseconds tim
   return sample;
 }
 
-// Of one protected run to the unprotected ones right before and behind it.
-struct Ratios {
+double median(std::vector<double> values) {
+  POLLUX_ASSERT(!values.empty());
+  std::ranges::sort(values);
+  return values[values.size() / 2];
+}
+
+// Over the rounds.
+struct Spread {
   double median = 0;
   double least = 0;
   double most = 0;
 };
 
-Ratios ratios_of(std::vector<double> ratios) {
-  POLLUX_ASSERT(!ratios.empty());
-  std::ranges::sort(ratios);
-  return {ratios[ratios.size() / 2], ratios.front(), ratios.back()};
+Spread spread_of(const std::vector<double>& values) {
+  return {median(values), *std::ranges::min_element(values), *std::ranges::max_element(values)};
 }
 
+// Medians, of the runs by one commit rule at one epoch length.
 struct Row {
   const Workload* workload;
   std::uint64_t epoch_length;
   primary::CommitRule rule;
-  Ratios normalized;  // time protected / time unprotected
+  Spread normalized;  // time protected / time unprotected, of the runs right before and after
   double epochs_per_second;
-  std::uint64_t commit_us_p50;
-  std::uint64_t lag_p50;
+  double commit_us_p50;
+  double lag_p50;
   double log_bytes;   // in a second of guest time: of what takes an unprotected guest a second
   double copy_bytes;  // the same
 };
@@ -314,8 +320,9 @@ struct Target {
   std::optional<double> least_fewer_bytes;  // than copy sends
 };
 constexpr Target kTargets[] = {
-    {"compute", 256'000, 1.25, std::nullopt},
+    {"compute", 256'000, 1.25, 50.0},
     {"compute", 1'000'000, 1.10, 50.0},
+    {"memory-writer", 256'000, std::nullopt, 50.0},
     {"memory-writer", 1'000'000, std::nullopt, 50.0},
 };
 
@@ -374,61 +381,75 @@ boost::json::object to_json(const Row& row) {
 }
 
 void print(const Row& row) {
-  fmt::print("{:<14} {:>9} {:<12} {:>10.2f} {:>6.2f}-{:<6.2f} {:>9.0f} {:>10} {:>5} {:>11.0f} {:>11.0f} {:>8.1f}\n",
+  fmt::print("{:<14} {:>9} {:<12} {:>10.2f} {:>6.2f}-{:<6.2f} {:>9.0f} {:>10.0f} {:>5.0f} {:>11.0f} {:>11.0f} {:>8.1f}\n",
              row.workload->name, row.epoch_length, name_of(row.rule), row.normalized.median, row.normalized.least,
              row.normalized.most, row.epochs_per_second, row.commit_us_p50, row.lag_p50, row.log_bytes / 1024,
              row.copy_bytes / 1024, row.copy_bytes / row.log_bytes);
   std::fflush(stdout);
 }
 
-struct Effort {
-  std::chrono::milliseconds time;  // of one run, at least
-  std::size_t rounds;              // of runs, for each row
+struct Sampling {
+  std::chrono::milliseconds run_time;  // at least
+  std::size_t rounds;                  // runs for each row
 };
 
-// By one commit rule at one epoch length.
-struct Runs {
-  primary::CommitRule rule;
-  std::vector<double> ratios;
-  Sample last;
+struct ProtectedRun {
+  Sample sample;
+  double unprotected;  // units per second, in the mean of the runs right before and after
 };
+
+Row row_of(const Workload& workload, std::uint64_t length, primary::CommitRule rule, const std::vector<ProtectedRun>& runs,
+           double copied_per_unit) {
+  const auto all = [&runs](auto value) {
+    std::vector<double> values;
+    for (const ProtectedRun& run : runs) values.push_back(static_cast<double>(value(run)));
+    return values;
+  };
+  return {&workload,
+          length,
+          rule,
+          spread_of(all([](const ProtectedRun& run) { return run.unprotected / run.sample.units_per_second; })),
+          median(all([](const ProtectedRun& run) { return run.sample.epochs_per_second; })),
+          median(all([](const ProtectedRun& run) { return run.sample.summary.commit_latency_us.p50; })),
+          median(all([](const ProtectedRun& run) { return run.sample.summary.lag_epochs.p50; })),
+          median(all([](const ProtectedRun& run) { return run.sample.bytes_per_unit * run.unprotected; })),
+          median(all([&](const ProtectedRun& run) { return copied_per_unit * run.unprotected; }))};
+}
 
 // Protected and unprotected runs follow each other, since the host is not the same from second to second: each protected one
-// is compared with its neighbours, and what is told is the median.
-std::vector<Row> measure_length(const Workload& workload, std::uint64_t length, const Effort& effort, double copied_per_unit) {
-  const auto unprotected_rate = [&] { return measure_unprotected(workload, effort.time).units_per_second; };
-  std::vector<Runs> all{{primary::CommitRule::kOnOutput, {}, {}}, {primary::CommitRule::kEveryEpoch, {}, {}}};
-  double unprotected = 0;
+// is compared with its neighbours.
+std::vector<Row> measure_length(const Workload& workload, std::uint64_t length, const Sampling& sampling, double copied_per_unit) {
+  const auto unprotected_rate = [&] { return measure_unprotected(workload, sampling.run_time).units_per_second; };
+  std::map<primary::CommitRule, std::vector<ProtectedRun>> runs;
   double before = unprotected_rate();
-  for (std::size_t round = 0; round < effort.rounds; ++round) {
-    for (Runs& runs : all) {
+  for (std::size_t round = 0; round < sampling.rounds; ++round) {
+    for (const auto rule : {primary::CommitRule::kOnOutput, primary::CommitRule::kEveryEpoch}) {
       primary::PrimaryOptions options;
       options.strategy = protocol::Strategy::kLockstep;
       options.lockstep.epoch_length = {length};
-      options.lockstep.commit_rule = runs.rule;
-      runs.last = measure_protected(workload, effort.time, options);
-      const double behind = unprotected_rate();
-      unprotected = (before + behind) / 2;
-      runs.ratios.push_back(unprotected / runs.last.units_per_second);
-      before = behind;
+      options.lockstep.commit_rule = rule;
+      const Sample sample = measure_protected(workload, sampling.run_time, options);
+      const double after = unprotected_rate();
+      runs[rule].push_back({sample, (before + after) / 2});
+      before = after;
     }
   }
   std::vector<Row> rows;
-  for (const Runs& runs : all) {
-    rows.push_back({&workload, length, runs.rule, ratios_of(runs.ratios), runs.last.epochs_per_second,
-                    runs.last.summary.commit_latency_us.p50, runs.last.summary.lag_epochs.p50,
-                    runs.last.bytes_per_unit * unprotected, copied_per_unit * unprotected});
+  for (const auto& [rule, of_rule] : runs) {
+    rows.push_back(row_of(workload, length, rule, of_rule, copied_per_unit));
     print(rows.back());
   }
   return rows;
 }
 
-std::vector<Row> measure(const Workload& workload, const std::vector<std::uint64_t>& lengths, const Effort& effort) {
+std::vector<Row> measure(const Workload& workload, const std::vector<std::uint64_t>& lengths, const Sampling& sampling) {
   primary::PrimaryOptions copy;
   copy.lockstep.epoch_length = kUnprotectedLength;
-  const double copied_per_unit = measure_protected(workload, effort.time, copy).bytes_per_unit;
+  const double copied_per_unit = measure_protected(workload, sampling.run_time, copy).bytes_per_unit;
   std::vector<Row> rows;
-  for (const std::uint64_t length : lengths) std::ranges::move(measure_length(workload, length, effort, copied_per_unit), std::back_inserter(rows));
+  for (const std::uint64_t length : lengths) {
+    std::ranges::move(measure_length(workload, length, sampling, copied_per_unit), std::back_inserter(rows));
+  }
   return rows;
 }
 
@@ -442,7 +463,8 @@ int run(int argc, char** argv) {
   app.add_option("--json", json_path, "also write the table to this file");
   app.add_option("--time-ms", time_ms, "at least so long is measured in each run")
       ->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--rounds", rounds, "runs for each row, between unprotected ones")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--rounds", rounds, "runs for each row, between unprotected ones")
+      ->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--epoch-length", lengths, "rows for each");
   app.add_option("--workload", names, "only these: compute, memory-writer, disk-write, disk-read, network");
   CLI11_PARSE(app, argc, argv);
@@ -453,10 +475,10 @@ int run(int argc, char** argv) {
   }
   protocol::session::initialize_crypto();
 
-  fmt::print("normalized: time in lockstep / time unprotected (epoch length {}), the median of {} and the range. Times in us;\n"
-             "KiB in a second of guest time, of everything on the link in lockstep and under copy (its default epochs), and how\n"
-             "many times less.\n",
-             kUnprotectedLength.sites, rounds);
+  fmt::print("Medians of {} runs, for normalized with the range. normalized: time in lockstep / time unprotected (epoch length\n"
+             "{}). Times in us; KiB in a second of guest time, of everything on the link in lockstep and under copy (its default\n"
+             "epochs), and how many times less.\n",
+             rounds, kUnprotectedLength.sites);
   fmt::print("{:<14} {:>9} {:<12} {:>10} {:>13} {:>9} {:>10} {:>5} {:>11} {:>11} {:>8}\n", "workload", "epoch", "commit",
              "normalized", "range", "epochs/s", "commit p50", "lag", "log KiB/s", "copy KiB/s", "less");
   std::vector<Row> rows;

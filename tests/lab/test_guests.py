@@ -43,8 +43,12 @@ class Guests(unittest.TestCase):
             castor.put(PROGRAM, "/root/guest_states", mode="755")
             for guest in sorted({guest for guest, _, _ in RUNS}):
                 castor.put(GUESTS / guest, f"/root/{guest}")
+            castor.put(GUESTS / "misbehave", "/root/misbehave")
+            refused = castor.run("/root/guest_states /root/misbehave 1000 what=rdtsc", timeout=180, check=False).output
             there = {run: castor.run(f"/root/guest_states /root/{run[0]} {run[1]} '{run[2]}'", timeout=180).output
                      for run in RUNS}
+        # Emulated SVM honours CR4.TSD: reading the time stamp counter is exception 13.
+        self.assertIn("the guest failed with code 0x20d", refused)
         for run in RUNS:
             with self.subTest(guest=run[0]):
                 self.assertEqual(there[run], here(*run))

@@ -39,6 +39,7 @@ namespace {
 // Raised whenever older software must not read what newer wrote.
 constexpr std::uint32_t kStateVersion = 1;
 
+constexpr std::uint64_t kTimeStampDisable = 1 << 2;  // CR4.TSD: RDTSC is an exception outside CPL0, where KVM honours it
 constexpr std::uint64_t kInterruptFlag = 1 << 9;
 // Set by some processors in the flags that a faulting access leaves, by others not.
 constexpr std::uint64_t kResumeFlag = 1 << 16;
@@ -88,7 +89,7 @@ const char* name_of(EpochBoundary boundary) {
 }
 
 // Where pages can be left unprotected, they are: most of an epoch's pages are written in the next one, too, and looking
-// at them costs a tenth of the fault that would tell of it.
+// at them costs far less than the fault that would tell of it (PageDigests::kColdAfter).
 kvm::Reprotect reprotection(const kvm::System& system) {
   return kvm::Vm::can_protect_by_call(system) ? kvm::Reprotect::kByCall : kvm::Reprotect::kByHarvest;
 }
@@ -269,7 +270,9 @@ void DeterministicVm::create_vcpu(kvm::CpuidTable cpuid) {
 void DeterministicVm::boot(const BootSource& source) {
   const GuestAddress entry = boot::load_guest(config_, source, *memory_);
   create_vcpu(kvm::deterministic_cpuid(system_.supported_cpuid()));
-  vcpu_->set_system_registers(boot::long_mode_system_registers(vcpu_->system_registers()));
+  kvm_sregs2 registers = boot::long_mode_system_registers(vcpu_->system_registers());
+  registers.cr4 |= kTimeStampDisable;  // from the first instruction on; the runtime keeps it
+  vcpu_->set_system_registers(registers);
   vcpu_->set_registers(boot::entry_registers(entry));
   pages_.know_fresh_memory();
 }

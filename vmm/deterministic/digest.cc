@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 #include <xxhash.h>
-// Replaces some of its functions: these use the widest registers that the processor has.
+// Redirects its functions to variants that are chosen for this processor when the program runs (SSE2, AVX2, AVX-512).
 #include <xxh_x86dispatch.h>
 
 #include <algorithm>

@@ -72,8 +72,8 @@ class PageDigests {
   // Of these pages, ascending, the ones that differ from what they were.
   [[nodiscard]] Update update(std::span<const Gfn> suspects);
   // To look at a page that did not change costs 0.12 us if it is in the processor's cache and 0.36 us if not, to be told of its
-  // next change 2.3 us (epoch_cost). So a page is looked at until that has cost as much as being told: whatever the guest does
-  // next, it then costs at most twice what it had to.
+  // next change 2.3 us. So a page is looked at until that has cost about as much as being told: whatever the guest does next,
+  // it then costs about twice what it had to at most.
   static constexpr std::uint8_t kColdAfter = 8;
   // The pages of all memory, ascending, that are not as their digests say: nobody told that they were written.
   [[nodiscard]] std::vector<Gfn> altered() const;

@@ -1,6 +1,6 @@
 // What no deterministic guest may do. what=rdtsc: keeps a reading of the time stamp counter in memory every
 // iteration of a computation (where CR4.TSD is honoured that is an exception, elsewhere two runs of it
-// differ); what=null, undefined, divide, stack, privileged: the exception each leads to; what=panic.
+// differ); what=rdrand: the same with a random number of the processor's; what=null, undefined, divide, stack, privileged: the exception each leads to; what=panic.
 // iterations=N (100000).
 #include "vmm/guest/runtime/guest.h"
 
@@ -21,6 +21,12 @@ std::uint64_t time_stamp() {
   return std::uint64_t{high} << 32 | low;
 }
 
+std::uint64_t random_number() {
+  std::uint64_t number = 0;
+  asm volatile("rdrand %0" : "=r"(number) : : "cc");
+  return number;
+}
+
 [[gnu::noinline]] std::uint64_t overflow_stack(std::uint64_t depth) {
   volatile std::uint8_t frame[1024];
   frame[depth % sizeof frame] = 1;
@@ -35,6 +41,8 @@ int guest_main() {
   const auto is = [&](const char* name) { return what == text_of(name); };
   if (is("rdtsc")) {
     for (std::uint64_t i = 0; i < iterations; ++i) kept = time_stamp();
+  } else if (is("rdrand")) {
+    for (std::uint64_t i = 0; i < iterations; ++i) kept = random_number();
   } else if (is("null")) {
     std::uint64_t address = 8;
     asm volatile("" : "+r"(address));

@@ -200,6 +200,18 @@ class ScriptedBackup {
   std::jthread thread_;  // last: it uses everything above
 };
 
+// What of the guest has reached the world.
+class CountingConsole final : public vmm::ConsolePort {
+ public:
+  explicit CountingConsole(std::atomic<std::uint64_t>& bytes) : bytes_(bytes) {}
+  [[nodiscard]] int poll_fd() const override { return -1; }
+  [[nodiscard]] Bytes read() override { return {}; }
+  void write(ByteView bytes) override { bytes_ += bytes.size(); }
+
+ private:
+  std::atomic<std::uint64_t>& bytes_;
+};
+
 class LockstepEngineTest : public ::testing::Test {
  protected:
   ~LockstepEngineTest() override {
@@ -268,7 +280,8 @@ class LockstepEngineTest : public ::testing::Test {
   protocol::session::SecretKey primary_key_ = protocol::session::SecretKey::generate();
   protocol::session::SecretKey backup_key_ = protocol::session::SecretKey::generate();
   std::atomic<protocol::Verdict> verdict_ = protocol::Verdict::kWon;
-  vmm::Backends backends_{{}, {}, vmm::open_console("none", [] {}), vmm::open_console("none", [] {})};
+  std::atomic<std::uint64_t> console_bytes_ = 0;
+  vmm::Backends backends_{{}, {}, std::make_unique<CountingConsole>(console_bytes_), vmm::open_console("none", [] {})};
   HoldingGate gate_{backends_, 1 << 20, {.durable = [](EpochId) {}, .image_failed = [](const std::string&) {}}};
   PagePool pool_{8 << 20};
   PagePool joiner_pool_{4 << 20};
@@ -280,6 +293,19 @@ class LockstepEngineTest : public ::testing::Test {
   std::unique_ptr<EpochEngine> engine_;
   std::future<vmm::MachineExit> running_;
 };
+
+// With --commit on-output: a byte leaves the guest in each epoch.
+TEST_F(LockstepEngineTest, OutputsWaitForTheirEpochsCommitAndTheGuestDoesNot) {
+  protect(1, {}, [&](std::uint64_t) { gate_.console(vmm::kSerialConsole, Bytes(1)); });
+  backups_[0]->may_acknowledge(2);
+  machine_->permit(10);
+  EXPECT_TRUE(eventually([&] { return machine_->epochs_over() == 10; }));
+  EXPECT_TRUE(eventually([&] { return console_bytes_ == 2; }));
+  EXPECT_TRUE(stays([&] { return console_bytes_ == 2; }));
+  backups_[0]->may_acknowledge(7);
+  EXPECT_TRUE(eventually([&] { return console_bytes_ == 7; }));
+  EXPECT_TRUE(stays([&] { return console_bytes_ == 7; }));
+}
 
 // With --commit every-epoch.
 TEST_F(LockstepEngineTest, AnEpochBeginsWhenTheOneBeforeIsCommitted) {
