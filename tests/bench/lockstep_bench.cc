@@ -27,6 +27,7 @@
 
 #include "backup/backup.h"
 #include "base/error.h"
+#include "base/thread_name.h"
 #include "primary/primary.h"
 #include "tests/support/client_frames.h"
 #include "tests/support/deterministic_guest.h"
@@ -254,7 +255,10 @@ Sample measure_protected(const Workload& workload, std::chrono::milliseconds tim
   backup_options.silence_timeout = 20s;
   backup::Backup backup(backup_options, backup_key);
   Side there(workload, folder, "backup-disk");
-  auto backup_end = std::async(std::launch::async, [&] { return backup.run(there.backends()); });
+  auto backup_end = std::async(std::launch::async, [&] {
+    name_this_thread("backup");
+    return backup.run(there.backends());
+  });
 
   options.backups.push_back({{"127.0.0.1", backup.port()}, backup_key.public_key()});
   options.silence_timeout = 20s;
@@ -262,6 +266,7 @@ Sample measure_protected(const Workload& workload, std::chrono::milliseconds tim
   Side here(workload, folder, "disk");
   vmm::PassThroughInput input;
   auto primary_end = std::async(std::launch::async, [&] {
+    name_this_thread("primary");  // which executes the guest in lockstep, as the applier does in the backup
     return primary.run(primary_key, here.backends(),
                        [&](vmm::OutputGate& gate) { return here.boot(input, gate, options.lockstep.epoch_length); });
   });

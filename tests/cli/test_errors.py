@@ -150,6 +150,12 @@ class Errors(unittest.TestCase):
         self.refused("--stats", *primary, "--backup", "h:1", *keys, "--stats", "/missing/file")
         self.refused("--timeout-ms", *primary, "--backup", "h:1", *keys, "--timeout-ms", "99999999999")
         self.refused("--on-divergence", *primary, "--backup", "h:1", *keys, "--on-divergence", "maybe")
+        self.refused("--strategy maybe", *primary, "--backup", "h:1", *keys, "--strategy", "maybe")
+        self.refused("--strategy lockstep: only with --profile deterministic", *primary, "--backup", "h:1", *keys,
+                     "--strategy", "lockstep")
+        self.refused("--commit maybe", *primary, "--backup", "h:1", *keys, "--commit", "maybe")
+        for lag in ("0", "513"):
+            self.refused("--max-lag: expected 1 to 512", *primary, "--backup", "h:1", *keys, "--max-lag", lag)
         self.refused("expected --backup, --listen or both", *primary, *keys)
         self.refused("--listen", *primary, "--listen", "nowhere", *keys)
         self.refused("--listen", "backup", "--listen", "nowhere", *keys)
