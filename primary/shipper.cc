@@ -1,5 +1,9 @@
 #include "primary/shipper.h"
 
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
 #include "base/error.h"
 #include "base/thread_name.h"
 
@@ -23,22 +27,18 @@ Shipper::~Shipper() {
 }
 
 void Shipper::push(Parcel parcel) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (closed_ || closing_) return;
-    POLLUX_ASSERT(queue_.size() < kMaxQueuedParcels);
-    queue_.push_back(std::move(parcel));
-  }
-  changed_.notify_all();
+  std::vector<Parcel> one;
+  one.push_back(std::move(parcel));
+  push(std::move(one));
 }
 
-void Shipper::push(std::span<const Parcel> parcels) {
+void Shipper::push(std::vector<Parcel> parcels) {
   if (parcels.empty()) return;
   {
     const std::lock_guard lock(mutex_);
     if (closed_ || closing_) return;
     POLLUX_ASSERT(queue_.size() + parcels.size() <= kMaxQueuedParcels);
-    queue_.insert(queue_.end(), parcels.begin(), parcels.end());
+    std::ranges::move(parcels, std::back_inserter(queue_));
   }
   changed_.notify_all();
 }

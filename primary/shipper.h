@@ -9,7 +9,6 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -44,7 +43,7 @@ class Shipper {
   // Never blocks. Dropped silently once the link is down or closed.
   void push(Parcel parcel);
   // What belongs together: the thread is woken once for it.
-  void push(std::span<const Parcel> parcels);
+  void push(std::vector<Parcel> parcels);
   // Waits until few parcels are queued. False when nothing will be sent any more.
   bool wait_for_room();
   // Sends what is queued, then closes the link; returns at once.
