@@ -3,16 +3,15 @@
 
 #include <pthread.h>
 
-#include <cstddef>
+#include <string>
+#include <string_view>
 
 namespace pollux {
 
-inline constexpr std::size_t kThreadNameBytes = 16;  // pthread_setname_np(3), with the zero at its end
-
-template <std::size_t kBytes>
-void name_this_thread(const char (&name)[kBytes]) {
-  static_assert(kBytes <= kThreadNameBytes);
-  ::pthread_setname_np(::pthread_self(), name);
+// Of a longer name, the beginning (pthread_setname_np(3) takes 15 characters).
+inline void name_this_thread(std::string_view name) {
+  constexpr std::size_t kLongest = 15;
+  ::pthread_setname_np(::pthread_self(), std::string(name.substr(0, kLongest)).c_str());
 }
 
 }  // namespace pollux

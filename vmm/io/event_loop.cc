@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/thread_name.h"
 
 namespace pollux::vmm {
 namespace {
@@ -24,7 +25,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kMaxEventsPerWait = 32;
-constexpr std::size_t kMaxThreadName = 15;
 
 }  // namespace
 
@@ -34,7 +34,6 @@ class EventLoop::Impl {
     if (!epoll_) throw errno_error("create", "epoll instance");
     add_to_epoll(wake_.get(), kWake);
     thread_ = std::thread([this] { run(); });
-    pthread_setname_np(thread_.native_handle(), name_.substr(0, kMaxThreadName).c_str());
   }
 
   void watch(int fd, Callback on_readable) {
@@ -105,6 +104,7 @@ class EventLoop::Impl {
   }
 
   void run() {
+    name_this_thread(name_);
     // Signals are for the threads that expect them: the main thread, and vCPUs that are kicked.
     sigset_t all;
     sigfillset(&all);

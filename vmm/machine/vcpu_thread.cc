@@ -9,6 +9,7 @@
 #include <exception>
 #include <string>
 
+#include "base/thread_name.h"
 #include "vmm/kvm/kick_signal.h"
 
 namespace pollux::vmm {
@@ -122,7 +123,7 @@ bool VcpuThread::must_park() {
 
 void VcpuThread::main() {
   kvm::accept_only_kicks();
-  ::pthread_setname_np(::pthread_self(), fmt::format("vcpu {}", vcpu_.id()).c_str());
+  name_this_thread(fmt::format("vcpu {}", vcpu_.id()));
   for (;;) {
     switch (park()) {
       case Order::kStop: return;
