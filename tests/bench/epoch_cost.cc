@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "tests/bench/median.h"
 #include "tests/support/deterministic_guest.h"
 
 namespace pollux {
@@ -27,8 +28,7 @@ struct Sample {
 double median(const std::vector<Sample>& samples, double Sample::*field) {
   std::vector<double> values;
   for (const Sample& sample : samples) values.push_back(sample.*field);
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
-  return values[values.size() / 2];
+  return bench::median(std::move(values));
 }
 
 double microseconds(std::chrono::nanoseconds time) { return std::chrono::duration<double, std::micro>(time).count(); }

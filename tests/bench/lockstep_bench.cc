@@ -29,6 +29,7 @@
 #include "base/error.h"
 #include "base/thread_name.h"
 #include "primary/primary.h"
+#include "tests/bench/median.h"
 #include "tests/support/client_frames.h"
 #include "tests/support/deterministic_guest.h"
 #include "tests/support/socket_nic.h"
@@ -40,6 +41,7 @@ namespace pollux {
 namespace {
 
 using namespace std::chrono_literals;
+using bench::median;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::uint64_t kMemory = std::uint64_t{64} << 20;
@@ -285,12 +287,6 @@ Sample measure_protected(const Workload& workload, std::chrono::milliseconds tim
   if (end.failed) throw Error("the backup failed: " + end.reason);
   if (sample.summary.divergences > 0) throw Error("the backup diverged");
   return sample;
-}
-
-double median(std::vector<double> values) {
-  POLLUX_ASSERT(!values.empty());
-  std::ranges::sort(values);
-  return values[values.size() / 2];
 }
 
 // Over the rounds.

@@ -1,15 +1,16 @@
 // What the VMM's own part of a pause costs on this host's KVM: pause, harvest, save, resume.
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <chrono>
 #include <vector>
 
+#include "tests/bench/median.h"
 #include "tests/support/test_machine.h"
 
 namespace pollux {
 namespace {
 
+using bench::median;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::uint64_t kMemory = std::uint64_t{256} << 20;
@@ -20,11 +21,6 @@ double microseconds(Function&& function) {
   const auto start = Clock::now();
   function();
   return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
-}
-
-double median(std::vector<double> times) {
-  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
-  return times[times.size() / 2];
 }
 
 void measure(vmm::DirtyLog log, std::uint64_t pages) {
