@@ -154,7 +154,7 @@ struct Link::Impl {
   void start_writing();
   std::vector<Frame> take_batch();
   void batch_written(std::vector<Frame> batch);
-  void deliver(Inbound input);
+  [[nodiscard]] bool deliver(Inbound input);
   [[nodiscard]] bool another_frame_is_here() const;
   void announce();
   void notify_activity();
@@ -381,8 +381,8 @@ asio::awaitable<void> Link::Impl::read_loop() {
   try {
     for (;;) {
       co_await wait_until_wanted();
-      deliver(co_await read_frame());
-      if (!another_frame_is_here()) announce();
+      const bool has_room = deliver(co_await read_frame());
+      if (!has_room || !another_frame_is_here()) announce();
     }
   } catch (...) {
     go_down(describe(std::current_exception()));
@@ -396,7 +396,6 @@ asio::awaitable<void> Link::Impl::wait_until_wanted() {
     if (inbound_bytes < options.receive_queue_bytes) co_return;
     reader_waits = true;
   }
-  announce();
   // The cancellation is posted to this thread, so it cannot come before the wait.
   wanted.expires_at(asio::steady_timer::time_point::max());
   error_code cancelled;
@@ -442,10 +441,12 @@ asio::awaitable<Link::Impl::Inbound> Link::Impl::read_frame() {
   co_return Inbound{std::move(received), sealed_bytes};
 }
 
-void Link::Impl::deliver(Inbound input) {
+// Whether there is room for another.
+bool Link::Impl::deliver(Inbound input) {
   const std::lock_guard lock(mutex);
   inbound_bytes += input.bytes;
   inbound.push_back(std::move(input));
+  return inbound_bytes < options.receive_queue_bytes;
 }
 
 // A whole one: the receiver is woken after it, once for all that came together.
