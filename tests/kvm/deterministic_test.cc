@@ -403,7 +403,8 @@ INSTANTIATE_TEST_SUITE_P(Logs, DirtyTracking, ::testing::Values(vmm::DirtyLog::k
 
 // --- Its processor ---
 
-// What is in these tables is tested in tests/unit/deterministic/cpuid_test.cc; this is that the machine has them, in its whole life.
+// What is in these tables is tested in tests/unit/deterministic/cpuid_test.cc; this is that the machine has them, in its
+// whole life.
 TEST_F(Deterministic, ItsProcessorHasNoRandomNumbersAndTimeStampsOnlyForTheKernel) {
   DeterministicGuest guest(memory_writer("rounds=100000000"));
   for (int i = 0; i < 3; ++i) {  // before its first instruction, too

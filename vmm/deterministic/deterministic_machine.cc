@@ -270,9 +270,9 @@ void DeterministicVm::create_vcpu(kvm::CpuidTable cpuid) {
 void DeterministicVm::boot(const BootSource& source) {
   const GuestAddress entry = boot::load_guest(config_, source, *memory_);
   create_vcpu(kvm::deterministic_cpuid(system_.supported_cpuid()));
-  kvm_sregs2 registers = boot::long_mode_system_registers(vcpu_->system_registers());
-  registers.cr4 |= kTimeStampDisable;  // from the first instruction on; the runtime keeps it
-  vcpu_->set_system_registers(registers);
+  kvm_sregs2 system = boot::long_mode_system_registers(vcpu_->system_registers());
+  system.cr4 |= kTimeStampDisable;  // from the first instruction on; the runtime keeps it
+  vcpu_->set_system_registers(system);
   vcpu_->set_registers(boot::entry_registers(entry));
   pages_.know_fresh_memory();
 }

@@ -1,7 +1,7 @@
 // What no deterministic guest may do. what=rdtsc: keeps a reading of the time stamp counter in memory every
 // iteration of a computation (where CR4.TSD is honoured that is an exception, elsewhere two runs of it
-// differ); what=rdrand: the same with a random number of the processor's; what=null, undefined, divide, stack, privileged: the exception each leads to; what=panic.
-// iterations=N (100000).
+// differ); what=rdrand: the same with a random number of the processor's; what=null, undefined, divide, stack,
+// privileged: the exception each leads to; what=panic. iterations=N (100000).
 #include "vmm/guest/runtime/guest.h"
 
 using namespace pollux::guest;
